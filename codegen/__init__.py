@@ -1,0 +1,1 @@
+"""The generator of snnkern's kernels. `python -m codegen` writes csrc/generated."""

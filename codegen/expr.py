@@ -1,0 +1,366 @@
+"""Symbols: traced expressions, reverse-mode differentiation, printing as C++.
+
+An equation is a Python function of values. Called with `Expr` it records a graph; called with torch tensors it computes.
+To serve both, an equation uses operators, comparisons, the tensor methods listed in `FUNCTIONS`, and the functions
+`where` and `series` of this module.
+
+Two rules keep every device and the reference equal to the bit: a printed expression is evaluated in the order in which
+it was written, and only exact rewrites are made (0 + x, 1 * x, x - 0, one node for equal subexpressions).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Union
+
+Value = Union["Expr", float, int]
+
+# Methods an Expr shares with torch.Tensor, each with its derivative d(f(a))/da times d, given the node e = f(a).
+FUNCTIONS: dict[str, Callable[[Expr, Expr, Expr], Value]] = {
+    "exp": lambda d, e, a: d * e,
+    "log": lambda d, e, a: d / a,
+    "sigmoid": lambda d, e, a: d * e * (1 - e),
+    "sin": lambda d, e, a: d * a.cos(),
+    "cos": lambda d, e, a: -(d * a.sin()),
+    "atan": lambda d, e, a: d / (1 + a * a),
+    "abs": lambda d, e, a: where(a < 0, -d, d),
+    "floor": lambda d, e, a: 0.0,
+    "erfc": lambda d, e, a: d * ((-(a * a)).exp() * -1.1283791670955126),  # -2 / sqrt(pi)
+}
+
+_COMPARISONS = ("<", "<=", ">", ">=")
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3}
+
+
+class Expr:
+    """A node of a traced graph. Equal nodes are one object, so identity is equality of structure."""
+
+    __slots__ = ("args", "op", "value")
+    _nodes: dict[tuple[Any, ...], Expr] = {}
+    op: str
+    args: tuple[Expr, ...]
+    value: Any  # the number of a const, the text of a var or a flag
+
+    def __new__(cls, op: str, *args: Expr, value: Any = None) -> Expr:
+        key = (op, args, repr(value))
+        node = cls._nodes.get(key)
+        if node is None:
+            node = super().__new__(cls)
+            node.op, node.args, node.value = op, args, value
+            cls._nodes[key] = node
+        return node
+
+    def __add__(self, other: Value) -> Expr:
+        return add(self, lift(other))
+
+    def __radd__(self, other: Value) -> Expr:
+        return add(lift(other), self)
+
+    def __sub__(self, other: Value) -> Expr:
+        return sub(self, lift(other))
+
+    def __rsub__(self, other: Value) -> Expr:
+        return sub(lift(other), self)
+
+    def __mul__(self, other: Value) -> Expr:
+        return mul(self, lift(other))
+
+    def __rmul__(self, other: Value) -> Expr:
+        return mul(lift(other), self)
+
+    def __truediv__(self, other: Value) -> Expr:
+        return div(self, lift(other))
+
+    def __rtruediv__(self, other: Value) -> Expr:
+        return div(lift(other), self)
+
+    def __neg__(self) -> Expr:
+        return neg(self)
+
+    def __lt__(self, other: Value) -> Expr:
+        return Expr("<", self, lift(other))
+
+    def __le__(self, other: Value) -> Expr:
+        return Expr("<=", self, lift(other))
+
+    def __gt__(self, other: Value) -> Expr:
+        return Expr(">", self, lift(other))
+
+    def __ge__(self, other: Value) -> Expr:
+        return Expr(">=", self, lift(other))
+
+    def __bool__(self) -> bool:
+        raise TypeError("an equation cannot branch in Python on a traced value: use where(condition, a, b)")
+
+    def detach(self) -> Expr:
+        """The value without its gradient, as torch.Tensor.detach."""
+        return Expr("detach", self)
+
+    def __getattr__(self, name: str) -> Callable[[], Expr]:
+        if name in FUNCTIONS:
+            return lambda: Expr(name, self)
+        raise AttributeError(
+            f"an equation uses the function {name!r}, which the generator does not know; it knows {', '.join(FUNCTIONS)}"
+        )
+
+    def __repr__(self) -> str:
+        if self.op in ("const", "var", "flag"):
+            return str(self.value)
+        return f"{self.op}({', '.join(map(repr, self.args))})"
+
+
+def lift(value: Value) -> Expr:
+    """A number as a constant; an Expr as it is."""
+    return value if isinstance(value, Expr) else Expr("const", value=float(value))
+
+
+def var(text: str) -> Expr:
+    """A number that C++ code calls `text`."""
+    return Expr("var", value=text)
+
+
+def flag(text: str) -> Expr:
+    """A run-time switch, the same for all neurons of a launch, that C++ code calls `text`."""
+    return Expr("flag", value=text)
+
+
+def _is(e: Expr, number: float) -> bool:
+    return e.op == "const" and e.value == number
+
+
+def add(a: Expr, b: Expr) -> Expr:
+    if _is(a, 0):
+        return b
+    if _is(b, 0):
+        return a
+    return Expr("-", a, b.args[0]) if b.op == "neg" else Expr("+", a, b)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    if _is(b, 0):
+        return a
+    return neg(b) if _is(a, 0) else Expr("-", a, b)
+
+
+def neg(a: Expr) -> Expr:
+    if a.op == "const":
+        return lift(-a.value if a.value else 0.0)
+    return a.args[0] if a.op == "neg" else Expr("neg", a)
+
+
+def mul(a: Expr, b: Expr) -> Expr:
+    if _is(a, 0) or _is(b, 0):
+        return lift(0)
+    if _is(a, 1):
+        return b
+    return a if _is(b, 1) else Expr("*", a, b)
+
+
+def div(a: Expr, b: Expr) -> Expr:
+    if _is(a, 0):
+        return lift(0)
+    return a if _is(b, 1) else Expr("/", a, b)
+
+
+def spike(u: Expr) -> Expr:
+    """1 where u >= 0, else 0. Its derivative is the surrogate gradient at u."""
+    return Expr("spike", u)
+
+
+def primitive(u: Expr) -> Expr:
+    """The surrogate's smooth primitive at u. Its derivative is the surrogate gradient at u."""
+    return Expr("primitive", u)
+
+
+def select(s: Expr, a: Value, b: Value) -> Expr:
+    """a where the spike s is 1, else b: a choice, not arithmetic. Its derivative in s is a - b, as of s * a + (1 - s) * b."""
+    a, b = lift(a), lift(b)
+    return a if a is b else Expr("select", s, a, b)
+
+
+@functools.singledispatch
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b. A torch condition is served by the implementation that snnkern.reference registers."""
+    raise TypeError(f"where: no implementation for a condition of type {type(condition).__name__}")
+
+
+@where.register
+def _(condition: bool, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+@where.register
+def _(condition: Expr, a: Value, b: Value) -> Expr:
+    a, b = lift(a), lift(b)
+    return a if a is b else Expr("where", condition, a, b)
+
+
+def series(n: Any, term: Callable[[Any], Any]) -> Any:
+    """The sum of term(i) for i = 1 .. n - 1. n may be a run-time parameter: the printed code holds a loop."""
+    if not isinstance(n, Expr):
+        total = term(1.0)
+        for i in range(2, int(n)):
+            total = total + term(float(i))
+        return total
+    index = var("R(i)")
+    return Expr("series", n, lift(term(index)))
+
+
+def topological(outputs: Iterable[Expr]) -> list[Expr]:
+    """Every node that the outputs need, arguments before users, in a fixed order."""
+    order: dict[Expr, None] = {}
+
+    def visit(e: Expr) -> None:
+        if e not in order:
+            for a in e.args:
+                visit(a)
+            order[e] = None
+
+    for e in outputs:
+        visit(e)
+    return list(order)
+
+
+def backward(incoming: Sequence[tuple[Expr, Expr]], inputs: Sequence[Expr]) -> list[Expr]:
+    """Reverse mode: the gradient in each of `inputs`, given (output, gradient that comes into it)."""
+    grads: dict[Expr, Expr] = {}
+
+    def give(e: Expr, d: Value) -> None:
+        grads[e] = grads[e] + d if e in grads else lift(d)
+
+    for e, d in incoming:
+        give(e, d)
+    for e in reversed(topological([e for e, _ in incoming])):
+        d = grads.get(e)
+        if d is None or _is(d, 0):
+            continue
+        if e.op == "+":
+            give(e.args[0], d)
+            give(e.args[1], d)
+        elif e.op == "-":
+            give(e.args[0], d)
+            give(e.args[1], -d)
+        elif e.op == "neg":
+            give(e.args[0], -d)
+        elif e.op == "*":
+            give(e.args[0], d * e.args[1])
+            give(e.args[1], d * e.args[0])
+        elif e.op == "/":
+            give(e.args[0], d / e.args[1])
+            give(e.args[1], -(d * e / e.args[1]))
+        elif e.op in ("where", "select"):
+            choose = where if e.op == "where" else select
+            condition, a, b = e.args
+            if e.op == "select":
+                give(condition, d * (a - b))
+            give(a, choose(condition, d, 0))
+            give(b, choose(condition, 0, d))
+        elif e.op in ("spike", "primitive"):
+            give(e.args[0], d * Expr("gradient", e.args[0]))
+        elif e.op in FUNCTIONS:
+            give(e.args[0], FUNCTIONS[e.op](d, e, e.args[0]))
+        elif e.op not in ("const", "var", "detach"):
+            raise TypeError(f"the generator cannot differentiate {e.op!r}")
+    return [grads.get(e, lift(0)) for e in inputs]
+
+
+def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
+    """The same value with every detach removed: what remains after the gradient has been taken."""
+    if e not in done:
+        args = [_value(a, done) for a in e.args]
+        rebuild = {"detach": lambda a: a, "where": where, "select": select}.get(e.op)
+        done[e] = rebuild(*args) if rebuild else Expr(e.op, *args, value=e.value)
+    return done[e]
+
+
+class Printer:
+    """Prints expressions as C++ statements over a type R. A node that is used twice, or has a name, becomes a variable."""
+
+    def __init__(self, names: dict[Expr, str] | None = None, indent: str = "    ") -> None:
+        self.done: dict[Expr, Expr] = {}
+        self.names = {_value(e, self.done): name for e, name in (names or {}).items()}
+        self.texts: dict[Expr, str] = {}
+        self.lines: list[str] = []
+        self.indent = indent
+        self.count = 0
+        self.uses: dict[Expr, int] = {}
+
+    def print(self, targets: Sequence[tuple[str, Expr]]) -> list[str]:
+        """Statements that assign each expression to its text, e.g. ('state[0] =', e). All are computed before any is assigned."""
+        values = [(text, _value(e, self.done)) for text, e in targets]
+        self._count_uses([e for _, e in values])
+        assigned = [f"{self.indent}{text} {self._text(e)};" for text, e in values]
+        return self.lines + assigned
+
+    def _count_uses(self, outputs: Sequence[Expr]) -> None:
+        for e in topological(outputs):
+            # The arguments of a series, and the branches of a choice, are variables: the first to stay out of the loop,
+            # the second so that a compiler can turn the choice into a blend.
+            weight = 2 if e.op in ("series", "where", "select") else 1
+            for a in e.args:
+                self.uses[a] = self.uses.get(a, 0) + weight
+        for e in outputs:
+            self.uses[e] = self.uses.get(e, 0) + 1
+
+    def _text(self, e: Expr, precedence: int = 0) -> str:
+        if e.op == "const":
+            return f"R({e.value!r})"
+        if e.op in ("var", "flag"):
+            return str(e.value)
+        if e in self.texts:
+            return self.texts[e]
+        if e.op == "series":
+            return self._series(e)
+        text, own = self._operation(e)
+        if e.op in _COMPARISONS:
+            return f"({text})" if precedence else text
+        if self.uses.get(e, 0) > 1 or e in self.names:
+            return self._variable(e, text)
+        return f"({text})" if own < precedence else text
+
+    def _variable(self, e: Expr, text: str) -> str:
+        name = self.names.get(e)
+        if name is None:
+            name, self.count = f"t{self.count}", self.count + 1
+        self.lines.append(f"{self.indent}const R {name} = {text};")
+        self.texts[e] = name
+        return name
+
+    def _operation(self, e: Expr) -> tuple[str, int]:
+        if e.op in ("+", "-", "*", "/"):
+            own = _PRECEDENCE[e.op]
+            return f"{self._text(e.args[0], own)} {e.op} {self._text(e.args[1], own + 1)}", own
+        if e.op in _COMPARISONS:
+            return f"{self._text(e.args[0], 1)} {e.op} {self._text(e.args[1], 1)}", 0
+        if e.op == "neg":
+            return f"-{self._text(e.args[0], _PRECEDENCE['neg'])}", _PRECEDENCE["neg"]
+        if e.op in ("where", "select"):
+            condition, a, b = (self._text(x, 1) for x in e.args)
+            if e.args[0].op == "flag":
+                return f"choose({condition}, {a}, {b})", 9
+            test = condition if e.op == "where" else f"{condition} != R(0)"
+            return f"{test} ? {a} : {b}", 0
+        call = {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(e.op, f"math::{e.op}")
+        return f"{call}({', '.join(self._text(a) for a in e.args)})", 9
+
+    def _series(self, e: Expr) -> str:
+        n, term = e.args
+        inner = Printer(indent=self.indent + "  ")
+        inner.count = 100 + self.count  # names of the loop body do not shadow those outside
+        moving: dict[Expr, None] = {}  # what changes from term to term; the rest is computed before the loop
+        for node in topological([term]):
+            if node.value == "R(i)" or any(a in moving for a in node.args):
+                moving[node] = None
+        for node in moving:
+            for a in node.args:
+                if a not in moving and a.op not in ("const", "var", "flag"):
+                    self.uses[a] = 2
+                    inner.texts[a] = self._text(a)
+        name, self.count = f"t{self.count}", self.count + 1
+        self.lines.append(f"{self.indent}R {name} = R(0);")
+        self.lines.append(f"{self.indent}for (int i = 1; i < {self._text(n)}; ++i) {{")
+        self.lines += inner.print([(f"{name} +=", term)])
+        self.lines.append(f"{self.indent}}}")
+        self.texts[e] = name
+        return name

@@ -1,0 +1,169 @@
+#include "autograd.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/basic_ops.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/headeronly/version.h>
+
+#include <string>
+#include <vector>
+
+#include "generated/registry.h"
+
+namespace snnkern {
+namespace {
+
+using at::Tensor;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using torch::jit::Stack;
+
+// A Node is held by shared_ptr up to torch 2.12, by intrusive_ptr from 2.13.
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
+template <class T, class... Args>
+std::shared_ptr<T> make_node(Args&&... args) {
+  return std::shared_ptr<T>(new T(std::forward<Args>(args)...), torch::autograd::deleteNode);
+}
+std::shared_ptr<Node> self(Node& node) { return node.getptr(); }
+#else
+template <class T, class... Args>
+c10::intrusive_ptr<T> make_node(Args&&... args) {
+  return c10::make_intrusive<T>(std::forward<Args>(args)...);
+}
+c10::intrusive_ptr<Node> self(Node& node) { return node.getptr(); }
+#endif
+
+struct Operators {
+  c10::OperatorHandle forward, train, backward;
+};
+
+const Operators& operators(const NeuronSpec& neuron) {
+  static const auto* all = [] {
+    const auto find = [](const std::string& name) {
+      return c10::Dispatcher::singleton().findSchemaOrThrow(("snnkern::" + name).c_str(), "");
+    };
+    auto* list = new std::vector<Operators>;
+    for (const NeuronSpec& n : kNeurons) {
+      const std::string name = n.name;
+      list->push_back({find(name + "_forward"), find("_" + name + "_train"), find(name + "_backward")});
+    }
+    return list;
+  }();
+  return (*all)[&neuron - kNeurons];
+}
+
+struct Backward : Node {
+  explicit Backward(const NeuronSpec& neuron) : neuron(neuron) {}
+
+  const NeuronSpec& neuron;
+  std::vector<SavedVariable> tensors;  // those of the arguments, then the checkpoints
+  std::vector<c10::IValue> arguments;  // of the forward; tensors are left out
+  bool released = false;
+
+  std::string name() const override { return std::string("snnkern::") + neuron.name + "_backward"; }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& t : tensors) t.reset_data();
+    released = true;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    TORCH_CHECK(!released, torch::autograd::ERR_BACKWARD_TWICE);
+    const size_t inputs = 1 + neuron.learned + neuron.states;
+    variable_list out(inputs);
+    bool any = false;
+    for (const Tensor& g : grads) any |= g.defined();
+    if (!any) return out;
+
+    const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
+    const auto unpack = [&](SavedVariable& t) { return t.unpack(self(*this)); };
+    Stack stack;
+    for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
+    stack.emplace_back(unpack(tensors.back()));
+    size_t tensor = 0;
+    for (int i = 0; i < neuron.argument_count; ++i) {
+      const bool saved = is_differentiable(neuron.arguments[i].kind);
+      stack.push_back(saved ? optional(unpack(tensors[tensor++])) : arguments[i]);
+    }
+    operators(neuron).backward.callBoxed(stack);
+    for (size_t i = 0; i < inputs; ++i) {
+      if (task_should_compute_output(i)) out[i] = stack[i].toTensor();
+    }
+    if (at::GradMode::is_enabled()) forbid_second_backward(out);
+    return out;
+  }
+
+  // A surrogate gradient is no derivative, so a second derivative would be silently wrong: it is an error.
+  void forbid_second_backward(variable_list& grads) const {
+    const auto error = make_node<torch::autograd::Error>(
+        std::string("snnkern.") + neuron.name + "_forward: double backward (create_graph=True) is not supported; snnkern.reference supports it",
+        torch::autograd::edge_list(next_edges()));
+    for (Tensor& t : grads) {
+      if (t.defined() && !t.requires_grad()) torch::autograd::set_history(t, error);
+    }
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(tensors, false);
+    for (const c10::IValue& value : arguments) args.collect(value);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    saved.before(tensors);
+    variable_list out = apply(variable_list(grads));
+    saved.after(tensors);
+    return out;
+  }
+};
+
+}  // namespace
+
+void autograd(const NeuronSpec& neuron, Stack& stack) {
+  const Operators& ops = operators(neuron);
+  const c10::IValue* values = &stack[stack.size() - neuron.argument_count];
+  bool wants_grad = false;
+  variable_list inputs;
+  for (int i = 0; i < neuron.argument_count; ++i) {
+    if (!is_differentiable(neuron.arguments[i].kind)) continue;
+    inputs.push_back(values[i].isNone() ? Tensor() : values[i].toTensor());
+    const Tensor& t = inputs.back();
+    if (!t.defined()) continue;
+    wants_grad |= t.requires_grad();
+    TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(0).defined(), "snnkern.", neuron.name,
+                                "_forward: forward-mode AD (jvp) is not supported; snnkern.reference supports it");
+  }
+  if (!wants_grad || !at::GradMode::is_enabled()) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ops.forward.callBoxed(stack);
+    return;
+  }
+
+  auto node = make_node<Backward>(neuron);
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  for (int i = 0; i < neuron.argument_count; ++i) {
+    node->arguments.push_back(is_differentiable(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
+  }
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ops.train.callBoxed(stack);
+  }
+  const Tensor checkpoints = torch::jit::pop(stack).toTensor();
+  for (int i = 0; i < 1 + neuron.states; ++i) {
+    Tensor output = torch::jit::peek(stack, i, 1 + neuron.states).toTensor();
+    torch::autograd::set_history(output, node);
+  }
+  for (const Tensor& t : inputs) node->tensors.emplace_back(t, false);
+  node->tensors.emplace_back(checkpoints, false);
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
+  torch::autograd::fire_node_creation_hooks(node);
+#endif
+}
+
+}  // namespace snnkern

@@ -1,0 +1,435 @@
+#include "host.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/sum.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <string_view>
+#include <unordered_map>
+
+#include "generated/registry.h"
+#include "info.h"
+
+namespace snnkern {
+
+namespace cpu {
+extern const Row<CpuKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
+}
+#ifdef SNNKERN_WITH_CUDA
+namespace cuda {
+extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
+}
+#endif
+
+namespace {
+
+using at::Tensor;
+
+// ---- reading and checking the arguments -------------------------------------------------------------------------------
+
+// An operator's arguments, checked; tensors as the caller gave them.
+struct Call {
+  const NeuronSpec& neuron;
+  std::string op;  // "lif_forward", for messages
+  Tensor x;
+  c10::SmallVector<Tensor, 2> learned;
+  c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
+  Reset reset = kHard;
+  Dtype dtype = kF32;
+  int surrogate = 0;
+  bool spiking = true;
+  KernelArgs args = {};  // parameters, flags, store_seq
+
+  Call(const NeuronSpec& neuron, const char* role) : neuron(neuron), op(std::string(neuron.name) + role) {}
+};
+
+#define SNNKERN_CHECK(call, condition, ...) TORCH_CHECK(condition, "snnkern.", (call).op, ": ", __VA_ARGS__)
+
+const char* dtype_names() { return "float32, float64, float16 or bfloat16"; }
+
+std::optional<Dtype> dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return kF32;
+    case at::kDouble:
+      return kF64;
+    case at::kHalf:
+      return kF16;
+    case at::kBFloat16:
+      return kBF16;
+    default:
+      return std::nullopt;
+  }
+}
+
+at::ScalarType state_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+std::string join(const std::vector<std::string>& names) {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+  return out;
+}
+
+int find_surrogate(const Call& call, std::string_view name) {
+  static const auto* index = [] {
+    auto* map = new std::unordered_map<std::string_view, int>;
+    for (size_t i = 0; i < std::size(kSurrogates); ++i) map->emplace(kSurrogates[i].name, static_cast<int>(i));
+    return map;
+  }();
+  const auto found = index->find(name);
+  if (found == index->end()) {
+    std::vector<std::string> legal;
+    for (const SurrogateSpec& s : kSurrogates) legal.emplace_back(s.name);
+    SNNKERN_CHECK(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
+  }
+  return found->second;
+}
+
+void check_x(Call& call) {
+  const Tensor& x = call.x;
+  SNNKERN_CHECK(call, x.dim() >= 2, "x_seq must be [T, N, ...] with at least 2 dimensions, got ", x.dim(),
+                x.dim() == 1 ? " dimension" : " dimensions");
+  const auto dtype = dtype_of(x.scalar_type());
+  SNNKERN_CHECK(call, dtype, "x_seq must be ", dtype_names(), ", got ", x.scalar_type());
+  call.dtype = *dtype;
+  TORCH_SYM_CHECK(x.sym_size(0).sym_ge(1), "snnkern.", call.op, ": x_seq must have T >= 1 time steps, got T = 0");
+}
+
+void check_tensor(const Call& call, const char* name, const Tensor& t) {
+  SNNKERN_CHECK(call, t.device() == call.x.device(), name, " must be on the device of x_seq, ", call.x.device(), ", got ",
+                t.device());
+  SNNKERN_CHECK(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type());
+}
+
+void check_sizes(const Call& call, const char* name, const Tensor& t, c10::SymIntArrayRef want, const char* what) {
+  const auto got = t.sym_sizes();
+  bool same = want.size() == got.size();
+  for (size_t d = 0; same && d < want.size(); ++d) same = TORCH_GUARD_OR_TRUE(want[d].sym_eq(got[d]));
+  SNNKERN_CHECK(call, same, name, " must have ", what, want, ", got ", got);
+}
+
+// One value a neuron, or with `every_step` one a neuron and time step.
+void check_shape(const Call& call, const char* name, const Tensor& t, bool every_step) {
+  check_sizes(call, name, t, call.x.sym_sizes().slice(every_step ? 0 : 1),
+              every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
+}
+
+void check_learned(const Call& call, const Argument& argument, const Tensor& t) {
+  check_tensor(call, argument.name, t);
+  SNNKERN_CHECK(call, t.dim() <= 1 && t.sym_numel() == 1, argument.name, " must be a tensor of one element, got shape ",
+                t.sym_sizes());
+  if (!t.is_cpu() || t.is_meta()) return;  // a look at a CUDA tensor would wait for the device
+  const double value = t.scalar_type() == at::kDouble ? *t.const_data_ptr<double>() : t.to(at::kDouble).item<double>();
+  SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
+}
+
+void read_surrogate_params(Call& call, const c10::IValue& value) {
+  const SurrogateSpec& spec = kSurrogates[call.surrogate];
+  for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
+  if (value.isNone()) return;
+  const auto given = value.toDoubleVector();
+  SNNKERN_CHECK(call, static_cast<int>(given.size()) == spec.param_count, "surrogate_params must have ", spec.param_count,
+                spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name, "', got ", given.size());
+  for (int i = 0; i < spec.param_count; ++i) {
+    const SurrogateParam& p = spec.params[i];
+    SNNKERN_CHECK(call, p.range.holds(given[i]), "surrogate_params: ", p.name, " of surrogate '", spec.name, "' must be ",
+                  p.range.text, ", got ", given[i]);
+    call.args.surrogate[i] = given[i];
+  }
+}
+
+// Reads the arguments of `<neuron>_forward`, which start at `values`.
+Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
+  Call call(neuron, role);
+  int param = 0, flag = 0;
+  for (const Argument& argument : neuron) {
+    const c10::IValue& value = *values++;
+    switch (argument.kind) {
+      case Kind::kInput:
+        call.x = value.toTensor();
+        check_x(call);
+        break;
+      case Kind::kLearned:
+        call.learned.push_back(value.toTensor());
+        check_learned(call, argument, call.learned.back());
+        ++param;
+        break;
+      case Kind::kState:
+        call.init.push_back(value.isNone() ? Tensor() : value.toTensor());
+        if (call.init.back().defined()) {
+          check_tensor(call, argument.name, call.init.back());
+          check_shape(call, argument.name, call.init.back(), false);
+        }
+        break;
+      case Kind::kReset:
+        call.reset = value.isNone() ? kSoft : kHard;
+        if (value.isNone()) {
+          call.args.params[param++] = 0;
+          break;
+        }
+        [[fallthrough]];
+      case Kind::kFloat: {
+        const double number = value.toDouble();
+        SNNKERN_CHECK(call, argument.range.holds(number), argument.name, " must be ", argument.range.text, ", got ", number);
+        call.args.params[param++] = argument.inverse ? 1 / number : number;
+        break;
+      }
+      case Kind::kFlag:
+        call.args.flags[flag++] = value.toBool() ? -1 : 0;
+        break;
+      case Kind::kSurrogate:
+        call.surrogate = find_surrogate(call, value.toStringView());
+        break;
+      case Kind::kSurrogateParams:
+        read_surrogate_params(call, value);
+        break;
+      case Kind::kStoreSeq:
+        call.args.store_seq = value.toBool();
+        break;
+      case Kind::kSpiking:
+        call.spiking = value.toBool();
+        break;
+    }
+  }
+  for (int k = 0; k < neuron.states; ++k) {
+    if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
+  }
+  const SurrogateSpec& surrogate = kSurrogates[call.surrogate];
+  SNNKERN_CHECK(call, call.spiking || surrogate.has_primitive, "spiking=False needs a surrogate with a smooth primitive; '",
+                surrogate.name, "' has none");
+  SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
+                "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
+  return call;
+}
+
+// ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree --------------------------------------
+
+// Whether x can be worked on in its storage order: dense, time outermost.
+bool is_time_major(const Tensor& x) {
+  if (!x.is_non_overlapping_and_dense()) return false;
+  const auto sizes = x.sym_sizes(), strides = x.sym_strides();
+  if (TORCH_GUARD_OR_FALSE(sizes[0].sym_eq(1))) return true;
+  for (size_t d = 1; d < sizes.size(); ++d) {
+    if (TORCH_GUARD_OR_FALSE(sizes[d].sym_ne(1)) && !TORCH_GUARD_OR_FALSE(strides[0].sym_ge(strides[d]))) return false;
+  }
+  return true;
+}
+
+Tensor time_major(const Tensor& x) { return is_time_major(x) ? x : x.contiguous(); }
+
+// A tensor of the shape and layout of `like`.
+Tensor empty(const Tensor& like, at::ScalarType type) { return at::empty_like(like, like.options().dtype(type)); }
+
+// [checkpoint_count(T) * states, N, ...], each step laid out as a step of x.
+struct CheckpointLayout {
+  c10::SymDimVector sizes, strides;
+  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x) : sizes(x.sym_sizes()), strides(x.sym_strides()) {
+    sizes[0] = (sizes[0] - 1) / c10::SymInt(kCheckpointPeriod) * neuron.states;
+    // The stride of time is the extent of a step; x's own says the same, unless T = 1 leaves it free.
+    strides[0] = 1;
+    for (size_t d = 1; d < sizes.size(); ++d) strides[0] = strides[0] * sizes[d];
+  }
+  Tensor empty(const Tensor& x) const {
+    return at::empty_strided_symint(sizes, strides, x.options().dtype(state_type(x)));
+  }
+};
+
+// `t` with the layout of `like` and the given type: itself if it is so already. Undefined stays undefined.
+Tensor laid_out(const Tensor& t, const Tensor& like, at::ScalarType type) {
+  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == like.sym_strides())) return t;
+  Tensor out = empty(like, type);
+  out.copy_(t);
+  return out;
+}
+
+const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
+
+// ---- look up and launch -----------------------------------------------------------------------------------------------
+
+template <class Kernel>
+Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
+               Pass pass) {
+  const size_t neuron = &call.neuron - kNeurons;
+  const Row<Kernel>* row = table[neuron][pass == kForward ? 0 : call.surrogate + 1];
+  const Kernel kernel = row ? row->kernel[pass][call.reset][call.dtype] : nullptr;
+  SNNKERN_CHECK(call, kernel, "this build of snnkern leaves out ", call.neuron.name, ":", kSurrogates[call.surrogate].name, ":",
+                kResetNames[call.reset], ":", kDtypeNames[call.dtype],
+                " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
+  return kernel;
+}
+
+void launch(const Call& call, const KernelArgs& args, bool is_backward) {
+  const Pass pass = call.spiking ? (is_backward ? kBackward : kForward) : (is_backward ? kSmoothBackward : kSmoothForward);
+  if (call.x.is_cpu()) {
+    const CpuKernel kernel = look_up(call, cpu::kTable, pass);
+    const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
+    constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
+    const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));
+    at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+      kernel(args, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
+    });
+    return;
+  }
+#ifdef SNNKERN_WITH_CUDA
+  const CudaKernel kernel = look_up(call, cuda::kTable, pass);
+  if (args.N == 0) return;
+  const c10::Device device = call.x.device();
+  void* stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+  const char* error = kernel(args, stream);
+  SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
+#else
+  SNNKERN_CHECK(call, false, "x_seq is on ", call.x.device(),
+                ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
+#endif
+}
+
+// Fills in what forward and backward share. The tensors named here must outlive the launch.
+void set_inputs(KernelArgs& args, const Tensor& x, c10::ArrayRef<Tensor> init, c10::ArrayRef<Tensor> learned) {
+  args.T = x.size(0);
+  args.N = x.numel() / args.T;
+  args.x = x.const_data_ptr();
+  for (size_t k = 0; k < init.size(); ++k) args.state_init[k] = read_ptr(init[k]);
+  for (size_t k = 0; k < learned.size(); ++k) args.learned[k] = learned[k].const_data_ptr();
+}
+
+// The initial states and learned parameters as kernels read them.
+void prepare(Call& call, const Tensor& step) {
+  const at::ScalarType type = state_type(call.x);
+  for (Tensor& t : call.init) t = laid_out(t, step, type);
+  for (Tensor& t : call.learned) t = t.to(type);
+}
+
+void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
+  Call call = read(neuron, "_forward", &stack[stack.size() - neuron.argument_count]);
+  torch::jit::drop(stack, neuron.argument_count);
+  const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
+  const Tensor x = time_major(call.x), step = x.select(0, 0);
+  const at::ScalarType type = state_type(x);
+  Tensor spikes = at::empty_like(x), checkpoints;
+  c10::SmallVector<Tensor, kMaxStates> states;
+  for (int k = 0; k < neuron.states; ++k) states.push_back(empty(call.args.store_seq ? x : step, type));
+  if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
+  if (!x.is_meta()) {
+    prepare(call, step);
+    KernelArgs& args = call.args;
+    set_inputs(args, x, call.init, call.learned);
+    args.spike = spikes.mutable_data_ptr();
+    for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
+    if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
+    launch(call, args, false);
+  }
+  stack.emplace_back(std::move(spikes));
+  for (Tensor& t : states) stack.emplace_back(std::move(t));
+  if (training) stack.emplace_back(std::move(checkpoints));
+}
+
+}  // namespace
+
+void forward(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, false); }
+
+void train(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, true); }
+
+void backward(const NeuronSpec& neuron, Stack& stack) {
+  const int incoming = neuron.states + 2, count = incoming + neuron.argument_count;
+  const c10::IValue* values = &stack[stack.size() - count];
+  Call call = read(neuron, "_backward", values + incoming);
+
+  const auto optional = [&](int i) { return values[i].isNone() ? Tensor() : values[i].toTensor(); };
+  Tensor grad_spikes = optional(0), checkpoints = optional(neuron.states + 1);
+  c10::SmallVector<Tensor, kMaxStates> grad_states;
+  for (int k = 0; k < neuron.states; ++k) grad_states.push_back(optional(1 + k));
+  torch::jit::drop(stack, count);
+
+  const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
+  const Tensor x = time_major(call.x), step = x.select(0, 0);
+  const at::ScalarType type = state_type(x);
+  if (grad_spikes.defined()) {
+    check_tensor(call, "grad_spike_seq", grad_spikes);
+    check_shape(call, "grad_spike_seq", grad_spikes, true);
+  }
+  for (const Tensor& t : grad_states) {
+    if (!t.defined()) continue;
+    check_tensor(call, "the gradient of a state", t);
+    check_shape(call, "the gradient of a state", t, call.args.store_seq);
+  }
+  const CheckpointLayout layout(neuron, x);
+  check_tensor(call, "checkpoints", checkpoints);
+  check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
+
+  Tensor grad_x = at::empty_like(x);
+  c10::SmallVector<Tensor, kMaxStates> grad_init;
+  for (int k = 0; k < neuron.states; ++k) grad_init.push_back(empty(step, type));
+  c10::SmallVector<Tensor, 2> shares;  // each neuron's share of a learned parameter's gradient
+  for (int k = 0; k < neuron.learned; ++k) shares.push_back(empty(step, type));
+  const auto learned = call.learned;
+  if (!x.is_meta()) {
+    prepare(call, step);
+    grad_spikes = laid_out(grad_spikes, x, x.scalar_type());
+    for (Tensor& t : grad_states) t = laid_out(t, call.args.store_seq ? x : step, type);
+    KernelArgs& args = call.args;
+    set_inputs(args, x, call.init, call.learned);
+    if (checkpoint_count(args.T) > 0) {
+      if (checkpoints.scalar_type() != type || checkpoints.sym_strides() != c10::SymIntArrayRef(layout.strides))
+        checkpoints = layout.empty(x).copy_(checkpoints);
+      args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
+    }
+    args.grad_spike = read_ptr(grad_spikes);
+    args.grad_x = grad_x.mutable_data_ptr();
+    for (int k = 0; k < neuron.states; ++k) {
+      args.grad_state[k] = read_ptr(grad_states[k]);
+      args.grad_init[k] = grad_init[k].mutable_data_ptr();
+    }
+    for (int k = 0; k < neuron.learned; ++k) args.grad_param[k] = shares[k].mutable_data_ptr();
+    launch(call, args, true);
+  }
+  stack.emplace_back(std::move(grad_x));
+  for (int k = 0; k < neuron.learned; ++k) {
+    // The order of the sum is fixed by the shape, so the result is the same on every run.
+    stack.emplace_back(at::sum(shares[k]).reshape(learned[k].sizes()).to(learned[k].scalar_type()));
+  }
+  for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
+}
+
+namespace {
+
+template <class Kernel>
+void list(const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
+          std::vector<std::string>& out) {
+  for (size_t n = 0; n < std::size(kNeurons); ++n) {
+    for (size_t s = 0; s < std::size(kSurrogates); ++s) {
+      for (int r = 0; r < kResets; ++r) {
+        for (int d = 0; d < kDtypes; ++d) {
+          const Row<Kernel>* row = table[n][s + 1];
+          if (row && row->kernel[kBackward][r][d]) {
+            out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" + kDtypeNames[d]);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> compiled_combinations(const std::string& device) {
+  std::vector<std::string> out;
+  if (device == "cpu") list(cpu::kTable, out);
+#ifdef SNNKERN_WITH_CUDA
+  if (device == "cuda") list(cuda::kTable, out);
+#endif
+  return out;
+}
+
+const char* cpu_instruction_set() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return "x86-64-v4";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
+#endif
+  return "baseline";
+}
+
+}  // namespace snnkern

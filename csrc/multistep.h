@@ -1,0 +1,118 @@
+// What a kernel is: its arguments, and the row of kernels that one generated file defines. No torch header from here down.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#ifdef __CUDACC__
+#define SNNKERN_FN __host__ __device__ __forceinline__
+#else
+#define SNNKERN_FN inline __attribute__((always_inline))
+#endif
+
+namespace snnkern {
+
+enum Reset { kHard, kSoft, kResets };
+enum Dtype { kF32, kF64, kF16, kBF16, kDtypes };
+// A smooth pass emits the surrogate's primitive in place of the spike.
+enum Pass { kForward, kBackward, kSmoothForward, kSmoothBackward, kPasses };
+
+constexpr int kMaxStates = 4;   // states of a neuron
+constexpr int kMaxParams = 16;  // float and tensor parameters of a neuron
+constexpr int kMaxFlags = 4;
+constexpr int kMaxSurrogateParams = 4;
+
+// The training forward keeps the states that enter steps 16, 32, ...; the backward recomputes the steps between from x.
+constexpr int64_t kCheckpointPeriod = 16;
+constexpr int64_t checkpoint_count(int64_t T) { return (T - 1) / kCheckpointPeriod; }
+
+// Sequences are [T, N] in storage order, states [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others have the
+// state dtype: float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient that is zero.
+struct KernelArgs {
+  int64_t T, N;
+  const void* x;
+  const void* state_init[kMaxStates];  // null: start at state_start
+  double state_start[kMaxStates];
+  void* spike;
+  void* state[kMaxStates];  // [N] after the last step, or [T, N] with store_seq
+  bool store_seq;
+  void* checkpoints;  // [checkpoint_count(T), states, N]; written by the training forward, read by the backward
+
+  const void* grad_spike;
+  const void* grad_state[kMaxStates];  // laid out as state
+  void* grad_x;
+  void* grad_init[kMaxStates];
+  void* grad_param[kMaxParams];  // [N]: each neuron's share of a learned parameter's gradient
+
+  double params[kMaxParams];
+  const void* learned[kMaxParams];  // one element of the state dtype
+  int64_t flags[kMaxFlags];  // 0 or -1
+  double surrogate[kMaxSurrogateParams];
+};
+
+// 16-bit floating-point storage; arithmetic is in float.
+struct f16 {
+  uint16_t bits;
+};
+struct bf16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct Real {
+  using type = float;
+};
+template <>
+struct Real<double> {
+  using type = double;
+};
+template <class T>
+using real_t = typename Real<T>::type;
+
+template <class To, class From>
+SNNKERN_FN To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs types of one size");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// A switch that is the same for all neurons: all bits set, or none. GCC does not vectorise `flag ? a : b` when the flag is the
+// same for all lanes, so on the CPU the choice is made in bits.
+template <class R>
+using Mask = std::conditional_t<sizeof(R) == 8, int64_t, int32_t>;
+
+template <class R>
+SNNKERN_FN R choose(Mask<R> mask, R a, R b) {
+#ifdef __CUDA_ARCH__
+  return mask ? a : b;
+#else
+  return bit_cast<R>((bit_cast<Mask<R>>(a) & mask) | (bit_cast<Mask<R>>(b) & ~mask));
+#endif
+}
+
+// NaN does not spike.
+template <class R>
+SNNKERN_FN R spike(R u) {
+  return u >= R(0) ? R(1) : R(0);
+}
+
+// Stands where a kernel needs no surrogate: the forward pass.
+template <class R>
+struct NoSurrogate {
+  explicit NoSurrogate(const KernelArgs&) {}
+};
+
+// A CPU kernel computes the neurons [begin, end); begin is a multiple of kCpuBlock.
+using CpuKernel = void (*)(const KernelArgs& args, int64_t begin, int64_t end);
+constexpr int64_t kCpuBlock = 256;
+// A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
+using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
+
+// The kernels of one generated file; null where the file, or a restricted build, has none.
+template <class Kernel>
+struct Row {
+  Kernel kernel[kPasses][kResets][kDtypes];
+};
+
+}  // namespace snnkern

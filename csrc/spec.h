@@ -1,0 +1,71 @@
+// What the generator tells the host about the specification; the values stand in generated/registry.h.
+#pragma once
+#include <limits>
+
+#include "multistep.h"
+
+namespace snnkern {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Range {
+  double low, high;
+  bool low_open, integer;
+  const char* text;
+  constexpr bool holds(double x) const {
+    if (!(x > -kInfinity && x < kInfinity)) return false;
+    if (integer && x != static_cast<double>(static_cast<int64_t>(x))) return false;
+    return (low_open ? x > low : x >= low) && x <= high;
+  }
+};
+
+// What the host does with an argument of an operator.
+enum class Kind {
+  kInput,            // Tensor: x_seq
+  kLearned,          // Tensor of one element, with a gradient
+  kState,            // Tensor?: an initial state
+  kFloat,            // float
+  kFlag,             // bool
+  kReset,            // float?: v_reset; None resets softly
+  kSurrogate,        // str
+  kSurrogateParams,  // float[]?
+  kStoreSeq,         // bool
+  kSpiking,          // bool
+};
+constexpr bool is_differentiable(Kind kind) {
+  return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState;
+}
+
+struct Argument {
+  Kind kind;
+  const char* name;
+  Range range;
+  bool inverse;  // kernels get 1 / value
+};
+
+struct NeuronSpec {
+  const char* name;
+  int states, learned;
+  const int* starts;  // for each state, the parameter it starts at; -1 for 0
+  const Argument* arguments;
+  int argument_count;
+  const char *forward_schema, *train_schema, *backward_schema;
+
+  const Argument* begin() const { return arguments; }
+  const Argument* end() const { return arguments + argument_count; }
+};
+
+struct SurrogateParam {
+  const char* name;
+  double default_value;
+  Range range;
+};
+
+struct SurrogateSpec {
+  const char* name;
+  int param_count;
+  const SurrogateParam* params;
+  bool has_primitive;
+};
+
+}  // namespace snnkern

@@ -1,0 +1,51 @@
+"""Loads the compiled library, once, and explains a failure."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_LIBRARY = Path(__file__).parent / "lib" / "libsnnkern.so"
+_REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
+
+
+def _built_for() -> str:
+    """The torch requirement that the build wrote into the metadata."""
+    try:
+        needs = metadata.requires("snnkern") or []
+    except metadata.PackageNotFoundError:
+        return "another torch"
+    return next((r for r in needs if r.startswith("torch")), "another torch")
+
+
+def _load() -> Any:
+    if not _LIBRARY.exists():
+        raise ImportError(
+            f"snnkern: {_LIBRARY} is missing. Python found the source folder, or a build that did not finish: install with "
+            f"`{_REINSTALL}` in the source folder and import from elsewhere."
+        )
+    try:
+        torch.ops.load_library(_LIBRARY)
+        from . import _C
+    except (OSError, ImportError) as error:
+        raise ImportError(
+            f"snnkern: the library was built for {_built_for()} and does not load with torch {torch.__version__}. "
+            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder. ({error})"
+        ) from error
+    return _C
+
+
+_C = _load()
+
+
+def build_info() -> dict[str, Any]:
+    """How this snnkern was built: torch, CUDA (None without it), architectures, compiler, and the CPU instruction set in use."""
+    return {"snnkern": metadata.version("snnkern"), **_C.build_info()}
+
+
+def kernels() -> dict[str, list[str]]:
+    """The compiled combinations by device, as 'lif:atan:hard:f32' (neuron, surrogate, reset, dtype)."""
+    return {device: _C.kernels(device) for device in ("cpu", "cuda")}

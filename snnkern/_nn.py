@@ -1,0 +1,86 @@
+"""What the modules of snnkern.nn share: the state that they keep between calls."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from ._surrogate import Surrogate
+from .codegen.neurons import Range
+
+
+def check(module: str, name: str, value: Any, limits: Range) -> None:
+    """An argument of a module must be a number within its limits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not limits.holds(value):
+        raise ValueError(f"snnkern.nn.{module}: {name} must be {limits}, got {value!r}")
+
+
+def initial_weight(inverse: float) -> Tensor:
+    """The weight w for which sigmoid(w) = 1 / inverse."""
+    return torch.tensor(-math.log(inverse - 1))
+
+
+class MultiStep(torch.nn.Module):
+    """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict."""
+
+    _state_names: tuple[str, ...] = ()
+    _shown: tuple[str, ...] = ()
+
+    def __init__(
+        self, v_threshold: float, v_reset: float | None, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check(name, "v_threshold", v_threshold, Range())
+        if v_reset is not None:
+            check(name, "v_reset", v_reset, Range())
+        if not isinstance(surrogate, Surrogate):
+            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
+        self.v_threshold = float(v_threshold)
+        self.v_reset = None if v_reset is None else float(v_reset)
+        self.surrogate = surrogate
+        self.detach_reset = detach_reset
+        self.store_v_seq = store_v_seq
+        self._surrogate_name = surrogate.name
+        self._surrogate_params = surrogate.params
+        self._spiking = surrogate.spiking
+        for state in self._state_names:
+            setattr(self, state, None)
+            setattr(self, f"{state}_seq", None)
+
+    def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
+        if state is not None:
+            if state.shape != x_seq.shape[1:]:
+                raise RuntimeError(
+                    "the kept state has shape "
+                    + str(list(state.shape))
+                    + ", but x_seq[0] has shape "
+                    + str(list(x_seq.shape[1:]))
+                    + ": call reset() before a batch of another shape"
+                )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
+        # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
+        super()._apply(fn, recurse)
+        for name in self._state_names:
+            for key in (name, f"{name}_seq"):
+                state = getattr(self, key)
+                if state is not None:
+                    setattr(self, key, state.to(fn(state).device))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a pickle of the module has the values of the state, not the graph that made them.
+        own = dict(self.__dict__)
+        for name in self._state_names:
+            for key in (name, f"{name}_seq"):
+                if own.get(key) is not None:
+                    own[key] = own[key].detach()
+        return own
+
+    def extra_repr(self) -> str:
+        shown = [f"{name}={getattr(self, name)}" for name in self._shown]
+        return ", ".join([*shown, f"surrogate={self.surrogate}"])

@@ -1,0 +1,120 @@
+"""The time loop of snnkern.reference: the equations of codegen/neurons.py called with tensors, step by step.
+
+Every operation is PyTorch's own, so that autograd gives the gradients, of any order and in both modes.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._surrogate import Surrogate
+from .codegen.neurons import NEURONS, Float, Step
+
+_BY_NAME = {n.name: n for n in NEURONS}
+
+
+class _Fire(torch.autograd.Function):
+    """The step function, or the surrogate's primitive, with the surrogate gradient as derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, surrogate: Surrogate) -> Tensor:
+        return (u >= 0).to(u.dtype) if surrogate.spiking else surrogate.primitive(u)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:
+        (u, ctx.surrogate) = inputs
+        ctx.save_for_backward(u)
+        ctx.save_for_forward(u)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (u,) = ctx.saved_tensors
+        return grad * ctx.surrogate.gradient(u), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return tangent * ctx.surrogate.gradient(u)
+
+
+class _Select(torch.autograd.Function):
+    """a where the spike s is 1, else b. torch.where would drop the gradient of the spike; arithmetic would make inf NaN."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(s: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(s != 0, a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, a, b = ctx.saved_tensors
+        fired = s != 0
+        grad_a = torch.where(fired, grad, 0.0)
+        return grad * (a - b), grad_a.sum_to_size(a.shape), torch.where(fired, 0.0, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, ds: Tensor, da: Tensor, db: Tensor) -> Tensor:
+        s, a, b = ctx.saved_tensors
+        return ds * (a - b) + torch.where(s != 0, da, db)
+
+
+def multistep(
+    name: str,
+    x_seq: Tensor,
+    init: list[Tensor | None],
+    learned: dict[str, Tensor],
+    parameters: dict[str, Any],
+    surrogate: Surrogate,
+    store_v_seq: bool,
+) -> tuple[Tensor, ...]:
+    """Runs a neuron over time: (spikes, then each state, the last or all)."""
+    neuron = _BY_NAME[name]
+    if x_seq.dim() < 2 or x_seq.shape[0] < 1:
+        raise ValueError(f"x_seq must be [T, N, ...] with T >= 1, got shape {tuple(x_seq.shape)}")
+    dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
+    soft = parameters["v_reset"] is None
+
+    def scalar(value: float) -> Tensor:
+        return torch.tensor(value, dtype=dtype, device=x_seq.device)
+
+    p = SimpleNamespace(**{key: value.to(dtype).reshape(()) for key, value in learned.items()})
+    for q in neuron.all_parameters():
+        value = parameters[q.name]
+        if isinstance(q, Float):
+            value = 0.0 if value is None else value
+            if not q.range.holds(value):
+                raise ValueError(f"{q.name} must be {q.range}, got {value}")
+            value = scalar(1 / value if q.inverse else value)
+            setattr(p, q.symbol, value)
+        else:
+            setattr(p, q.name, value)
+
+    select = _Select.apply if surrogate.spiking else lambda s, a, b: s * a + (1 - s) * b
+    step = Step(lambda u: _Fire.apply(u, surrogate), select, "soft" if soft else "hard")
+
+    shape = x_seq.shape[1:]
+    states = []
+    for state, given in zip(neuron.states, init, strict=True):
+        start = getattr(p, state.start) if state.start != "0" else scalar(0.0)
+        states.append(start.expand(shape) if given is None else given.to(dtype))
+    spikes: list[Tensor] = []
+    sequences: list[list[Tensor]] = [[] for _ in states]
+    for x in x_seq.to(dtype).unbind(0):
+        s, states = neuron.step(x, states, p, step)
+        spikes.append(s)
+        for sequence, value in zip(sequences, states, strict=True):
+            sequence.append(value)
+    results = [torch.stack(q) for q in sequences] if store_v_seq else states
+    return (torch.stack(spikes).to(x_seq.dtype), *results)

@@ -1,0 +1,67 @@
+"""The base of the surrogates in snnkern.surrogate. The equations stand in codegen/surrogates.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import _torch_ops as _torch_ops  # teaches the equations to choose by a tensor
+from .codegen.surrogates import SURROGATES
+from .codegen.surrogates import Surrogate as Equations
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What stands for the derivative of a spike in back-propagation.
+
+    spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
+    forward and backward, for surrogates that have one.
+    """
+
+    spiking: bool = field(default=True, kw_only=True)
+
+    name: ClassVar[str]
+    equations: ClassVar[type[Equations]]
+
+    def __init_subclass__(cls, key: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = key
+        cls.equations = next(s for s in SURROGATES if s.name == key)
+
+    def __post_init__(self) -> None:
+        for p in self.equations.parameters:
+            value = getattr(self, p.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not p.range.holds(value):
+                raise ValueError(f"{type(self).__name__}: {p.name} must be {p.range}, got {value!r}")
+        if not isinstance(self.spiking, bool):
+            raise TypeError(f"{type(self).__name__}: spiking must be True or False, got {self.spiking!r}")
+        if not self.spiking and not self.equations.has_primitive():
+            raise ValueError(f"{type(self).__name__}: spiking must be True: this surrogate has no smooth primitive")
+
+    @property
+    def params(self) -> list[float]:
+        """The parameters in the order of the operator's `surrogate_params`."""
+        return [float(getattr(self, f.name)) for f in fields(self) if f.name != "spiking"]
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The surrogate gradient at x = h - v_threshold, with the shape and dtype of x."""
+        return self._evaluate(self.equations.gradient, x)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """The smooth function whose derivative is `gradient`, with the shape and dtype of x."""
+        if not self.equations.has_primitive():
+            raise ValueError(f"{type(self).__name__} has no smooth primitive")
+        return self._evaluate(self.equations.primitive, x)
+
+    def _evaluate(self, function: Any, x: Tensor) -> Tensor:
+        # Parameters are 0-dim tensors: rounded to the dtype of x, as in the kernels, and never promoting it.
+        p = SimpleNamespace()
+        for param in self.equations.parameters:
+            value = getattr(self, param.name)
+            setattr(p, param.name, value if param.range.integer else torch.tensor(value, dtype=x.dtype, device=x.device))
+        out = function(x, p)
+        return out if out.shape == x.shape else out.expand_as(x)
