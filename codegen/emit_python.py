@@ -5,9 +5,11 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Learned, Neuron, Range
-from .surrogates import SURROGATES, Surrogate
+from .neurons import NEURONS, Flag, Float, Neuron, Range
+from .surrogates import SURROGATES
 
 HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
 
@@ -40,12 +42,6 @@ def _kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
     return "float | None" if p.name == "v_reset" else "float"
-
-
-def _wrap(text: str, indent: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 118, initial_indent=indent, subsequent_indent=indent + "    ")
 
 
 # ---- surrogates -------------------------------------------------------------------------------------------------------
@@ -171,10 +167,20 @@ def _module_floats(neuron: type[Neuron]) -> list[Float | Flag]:
     return [*(t.argument for t in neuron.learned), *neuron.parameters]
 
 
+def _module_range(p: Float) -> Range:
+    """A module's range: a time constant of 1, which forgets everything, is left to the operator."""
+    return Range(1, p.range.high, low_open=True) if p.inverse and p.range.low == 1 else p.range
+
+
+def _range_code(r: Range) -> str:
+    given = {f.name: getattr(r, f.name) for f in fields(r) if getattr(r, f.name) != f.default}
+    return f"Range({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
 def nn_module() -> str:
     text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace("from __future__ import annotations\n", "")
     text += "\nfrom typing import List, Optional\n\nimport torch\nfrom torch import Tensor\n\nfrom .._nn import MultiStep, check, initial_weight\n"
-    text += "from .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
+    text += "from .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
     text += _all([n.module for n in NEURONS])
     for n in NEURONS:
         text += _module(n)
@@ -189,8 +195,7 @@ def _module(neuron: type[Neuron]) -> str:
     sets = []
     for p in own:
         if isinstance(p, Float):
-            limits = Range(p.range.low, p.range.high, True, p.range.integer) if p.inverse and p.range.low == 1 else p.range
-            sets.append(f'        check("{neuron.module}", "{p.name}", {p.name}, {limits!r})')
+            sets.append(f'        check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})')
         if p not in learned_arguments:
             sets.append(f"        self.{p.name} = {p.name}")
     for t in neuron.learned:
@@ -229,11 +234,7 @@ def _module(neuron: type[Neuron]) -> str:
         "Args:",
     ]
     for p in (*own, *neuron.all_parameters()[len(neuron.parameters) :]):
-        limits = ""
-        if isinstance(p, Float) and p.range != Range():
-            limits = f", {p.range}"
-            if p.inverse and p.range.low == 1:
-                limits = f", {Range(1, p.range.high, True)}"
+        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
         doc.append(f"    {p.name}: {p.doc}{limits}")
         if p.name == "v_reset":
             doc.append("    surrogate: stands for the derivative of the spike; see snnkern.surrogate")

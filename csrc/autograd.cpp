@@ -9,6 +9,7 @@
 #include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -96,18 +97,7 @@ struct Backward : Node {
     for (size_t i = 0; i < inputs; ++i) {
       if (task_should_compute_output(i)) out[i] = stack[i].toTensor();
     }
-    if (at::GradMode::is_enabled()) forbid_second_backward(out);
     return out;
-  }
-
-  // A surrogate gradient is no derivative, so a second derivative would be silently wrong: it is an error.
-  void forbid_second_backward(variable_list& grads) const {
-    const auto error = make_node<torch::autograd::Error>(
-        std::string("snnkern.") + neuron.name + "_forward: double backward (create_graph=True) is not supported; snnkern.reference supports it",
-        torch::autograd::edge_list(next_edges()));
-    for (Tensor& t : grads) {
-      if (t.defined() && !t.requires_grad()) torch::autograd::set_history(t, error);
-    }
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
@@ -123,23 +113,26 @@ struct Backward : Node {
   }
 };
 
+bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
+  if (!at::GradMode::is_enabled()) return false;
+  return std::any_of(begin, end, [](const c10::IValue& v) { return v.isTensor() && v.toTensor().requires_grad(); });
+}
+
 }  // namespace
 
 void autograd(const NeuronSpec& neuron, Stack& stack) {
   const Operators& ops = operators(neuron);
   const c10::IValue* values = &stack[stack.size() - neuron.argument_count];
-  bool wants_grad = false;
   variable_list inputs;
   for (int i = 0; i < neuron.argument_count; ++i) {
     if (!is_differentiable(neuron.arguments[i].kind)) continue;
     inputs.push_back(values[i].isNone() ? Tensor() : values[i].toTensor());
     const Tensor& t = inputs.back();
     if (!t.defined()) continue;
-    wants_grad |= t.requires_grad();
     TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(0).defined(), "snnkern.", neuron.name,
                                 "_forward: forward-mode AD (jvp) is not supported; snnkern.reference supports it");
   }
-  if (!wants_grad || !at::GradMode::is_enabled()) {
+  if (!wants_grad(values, values + neuron.argument_count)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     ops.forward.callBoxed(stack);
     return;
@@ -164,6 +157,32 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
   torch::autograd::fire_node_creation_hooks(node);
 #endif
+}
+
+void autograd_of_backward(const NeuronSpec& neuron, Stack& stack) {
+  const size_t count = neuron.states + 2 + neuron.argument_count;
+  const c10::IValue* values = &stack[stack.size() - count];
+  const bool forbid = wants_grad(values, values + count);
+  torch::autograd::edge_list edges;
+  if (forbid) {
+    for (size_t i = 0; i < count; ++i) {
+      if (values[i].isTensor()) edges.push_back(torch::autograd::impl::gradient_edge(values[i].toTensor()));
+    }
+  }
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    operators(neuron).backward.callBoxed(stack);
+  }
+  if (!forbid) return;
+  const auto error = make_node<torch::autograd::Error>(
+      std::string("snnkern.") + neuron.name +
+          "_forward: double backward (create_graph=True) is not supported; snnkern.reference supports it",
+      std::move(edges));
+  const int results = 1 + neuron.learned + neuron.states;
+  for (int i = 0; i < results; ++i) {
+    Tensor t = torch::jit::peek(stack, i, results).toTensor();
+    torch::autograd::set_history(t, error);
+  }
 }
 
 }  // namespace snnkern

@@ -3,6 +3,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <initializer_list>
+
 #include "elementary.h"
 #include "multistep.h"
 

@@ -55,7 +55,7 @@ void implement_autograd(torch::Library& m) {
     const Names names(neuron);
     m.impl(names.forward.c_str(), boxed<&autograd>(neuron));
     m.impl(names.train.c_str(), torch::autograd::autogradNotImplementedFallback());
-    m.impl(names.backward.c_str(), torch::autograd::autogradNotImplementedFallback());
+    m.impl(names.backward.c_str(), boxed<&autograd_of_backward>(neuron));
   }
 }
 

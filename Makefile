@@ -1,0 +1,83 @@
+# For newcomers: `make demo` and `make test` do all the set-up themselves, in .venv, and again only what has changed.
+# Needed beforehand: Python 3.10 or newer with its headers, a C++ compiler, and for CUDA kernels the CUDA toolkit.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+BUILD_TOOLS := "setuptools>=77" ninja pybind11 wheel
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cuh)
+SOURCES := setup.py pyproject.toml $(CPP) $(wildcard codegen/*.py snnkern/*.py)
+
+# The torch of PyPI is a CUDA build, and setup.py rightly refuses to build for it in silence without CUDA. Someone who
+# tries the project on a laptop wants just that, so this decides for them, and says so. Your SNNKERN_CUDA comes first.
+# (The redirection makes old versions of make use a shell, which `command` needs.)
+NVCC := $(shell command -v nvcc 2>/dev/null)
+NVCC += $(wildcard $(if $(CUDA_HOME),$(CUDA_HOME)/bin/nvcc) /usr/local/cuda/bin/nvcc)
+ifndef SNNKERN_CUDA
+ifeq ($(strip $(NVCC)),)
+export SNNKERN_CUDA := 0
+CPU_ONLY := nvcc was not found: building snnkern for the CPU only (SNNKERN_CUDA=0)
+endif
+endif
+
+.PHONY: help demo test lint clean FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    train a spiking network on handwritten digits; the picture goes to demo/ (DEMO_ARGS=...)"
+	@echo "make test    run the tests (PYTEST_ARGS=...)"
+	@echo "make lint    check style and types"
+	@echo "make clean   delete everything that was made, $(VENV) too"
+	@echo
+	@echo "The first run installs $(TORCH) from PyPI into $(VENV) and compiles snnkern, which takes some minutes."
+	@echo "PYTHON=...         the Python to use, instead of $(PYTHON); run 'make clean' before you change it"
+	@echo "TORCH=...          another torch, as pip writes it"
+	@echo "SNNKERN_CUDA=0|1   without or with CUDA kernels; by default with them where torch and nvcc can"
+	@echo "SNNKERN_ONLY=...   compile a part only, for quick experiments: SNNKERN_ONLY=lif:atan,sigmoid:hard:f32 make demo"
+
+demo: $(VENV)/demo.done
+	$(BIN)/python examples/train_digits.py $(DEMO_ARGS)
+
+# Not `python -m pytest`: that puts the source folder, which has no compiled library, in front of the installed package.
+test: $(VENV)/test.done
+	$(BIN)/pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/lint.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist snnkern.egg-info demo csrc/generated snnkern/_generated .hypothesis .mypy_cache .ruff_cache
+
+# Below, a .done file says that a step went well. It is the last thing that a step writes, so a failed one is done again.
+# A .settings file changes only when its text does: whoever asks for another torch gets it, without a `make clean`.
+$(VENV)/torch.settings: SETTINGS = $(TORCH)
+$(VENV)/build.settings: SETTINGS = cuda=$(SNNKERN_CUDA) only=$(SNNKERN_ONLY) arch=$(TORCH_CUDA_ARCH_LIST) $(sort $(SOURCES))
+$(VENV)/torch.settings $(VENV)/build.settings: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
+
+$(VENV)/torch.done: $(VENV)/torch.settings
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("snnkern needs Python 3.10 or newer: set PYTHON")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)" $(BUILD_TOOLS)
+	@touch $@
+
+# No build isolation: the build must see the torch that will run it. PATH: torch looks there for ninja, and without it
+# compiles one file at a time.
+$(VENV)/build.done: $(VENV)/torch.done $(VENV)/build.settings $(SOURCES)
+	$(if $(CPU_ONLY),@echo "$(CPU_ONLY)")
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-build-isolation .
+	@touch $@
+
+# What pyproject.toml lists for each purpose. snnkern is there already, so pip adds only what it lacks.
+$(VENV)/demo.done $(VENV)/test.done $(VENV)/lint.done: $(VENV)/build.done
+	$(PIP) install "snnkern[$(basename $(@F))]"
+	@touch $@

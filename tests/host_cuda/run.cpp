@@ -1,0 +1,47 @@
+// The generated CUDA kernels behind a C interface, for ctypes; see test_cuda_kernels_on_host.py.
+#include <cuda_runtime.h>
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <iterator>
+
+#include "generated/registry.h"
+#include "multistep.h"
+
+namespace snnkern::cuda {
+extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
+}
+
+using namespace snnkern;
+
+extern "C" {
+
+size_t host_cuda_sizeof_args() { return sizeof(KernelArgs); }
+
+// Runs a kernel as the host does; returns its error text, or null. surrogate -1: the forward pass, which needs none.
+const char* host_cuda(int neuron, int surrogate, int pass, int reset, int dtype, const KernelArgs* args, void* stream) {
+  host_launch.kernel = nullptr;
+  const Row<CudaKernel>* row = cuda::kTable[neuron][surrogate + 1];
+  const CudaKernel kernel = row ? row->kernel[pass][reset][dtype] : nullptr;
+  return kernel ? kernel(*args, stream) : "this build leaves out the kernel";
+}
+
+void host_cuda_mode(bool run, bool reversed) {
+  host_launch.run = run;
+  host_launch.reversed = reversed;
+}
+
+void* host_cuda_last_stream() { return host_launch.stream; }
+
+// The name of the kernel that the last call launched, with its template arguments; empty if it launched none.
+const char* host_cuda_last_kernel() {
+  static char* name = nullptr;
+  Dl_info symbol = {};
+  if (!host_launch.kernel || !dladdr(reinterpret_cast<void*>(host_launch.kernel), &symbol) || !symbol.dli_sname) return "";
+  size_t size = 0;
+  free(name);
+  name = abi::__cxa_demangle(symbol.dli_sname, nullptr, &size, nullptr);
+  return name ? name : "";
+}
+
+}  // extern "C"

@@ -1,0 +1,161 @@
+"""What the tests share: the specification's combinations, samples, and comparison with the reference."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnkern import functional, reference, surrogate
+from snnkern.codegen.emit import SMOOTH_DTYPES
+from snnkern.codegen.expr import Expr
+from snnkern.codegen.neurons import NEURONS, RESETS, Neuron
+from snnkern.codegen.surrogates import SURROGATES
+
+DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
+# Relative to the largest value of the compared tensor. Both sides evaluate the same expressions; they differ by the last
+# bits of exp and the like, and by the order in which autograd adds gradients.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+# The gradient of a learned parameter is a sum over neurons and steps, in which terms cancel.
+PARAMETER_TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
+
+COMBINATIONS = [f"{n.name}:{s.name}:{r}:{d}" for n in NEURONS for s in SURROGATES for r in RESETS for d in DTYPES]
+SMOOTH_COMBINATIONS = [
+    f"{n.name}:{s.name}:{r}:{d}"
+    for n in NEURONS
+    for s in SURROGATES
+    if s.has_primitive()
+    for r in RESETS
+    for d in SMOOTH_DTYPES
+]
+NEURON_NAMES = [n.name for n in NEURONS]
+SURROGATE_CLASSES = {s.name: getattr(surrogate, s.__name__) for s in SURROGATES}
+
+
+def neuron_class(name: str) -> type[Neuron]:
+    return next(n for n in NEURONS if n.name == name)
+
+
+def function(module: Any, neuron: str) -> Any:
+    """The function of a neuron in snnkern.functional or snnkern.reference."""
+    return getattr(module, "if_" if neuron == "if" else neuron)
+
+
+def flag_settings(neuron: str) -> list[dict[str, bool]]:
+    """Every setting of a neuron's flags."""
+    settings: list[dict[str, bool]] = [{}]
+    for p in neuron_class(neuron).all_parameters():
+        if isinstance(p.default, bool):
+            settings = [{**s, p.name: value} for s in settings for value in (False, True)]
+    return settings
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def noise(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = "cpu", scale: float = 1.0) -> Tensor:
+    """Normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype).to(device)
+
+
+def inputs(neuron: str, shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+    """x_seq, learned parameters and initial states of a neuron, leaves that want a gradient."""
+    state = state_dtype(dtype)
+    out = {"x_seq": noise(shape, dtype, seed, device, 2.0)}
+    for i, t in enumerate(neuron_class(neuron).learned):
+        out[t.name] = torch.tensor(0.3 + 0.1 * i, dtype=state, device=device)
+    for i, s in enumerate(neuron_class(neuron).states):
+        out[f"{s.name}_init"] = noise(shape[1:], state, seed + 1 + i, device)
+    return {name: t.requires_grad_() for name, t in out.items()}
+
+
+def results(module: Any, neuron: str, tensors: dict[str, Tensor], **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Outputs, and the gradients in all tensors for fixed gradients in all outputs."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    outputs = function(module, neuron)(**leaves, **options)
+    incoming = [noise(tuple(o.shape), o.dtype, 100 + i, str(o.device)) for i, o in enumerate(outputs)]
+    grads = torch.autograd.grad(outputs, list(leaves.values()), incoming)
+    return [o.detach() for o in outputs], dict(zip(leaves, grads, strict=True))
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest expected value."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    a, e = actual.double().cpu(), expected.double().cpu()
+    assert torch.isfinite(e).all()
+    if a.numel() == 0:
+        return 0.0
+    return float((a - e).abs().max() / e.abs().max().clamp(min=1e-6))
+
+
+def check_same(neuron: str, tensors: dict[str, Tensor], spikes_equal: bool = True, **options: Any) -> None:
+    """The fused operator gives what the reference gives: values and every gradient."""
+    values, grads = results(functional, neuron, tensors, **options)
+    expected_values, expected_grads = results(reference, neuron, tensors, **options)
+    dtype = tensors["x_seq"].dtype
+    if spikes_equal:
+        assert torch.equal(values[0], expected_values[0]), "spikes differ"
+    else:
+        assert error(values[0], expected_values[0]) <= TOLERANCE[dtype]
+    for value, expected in zip(values[1:], expected_values[1:], strict=True):
+        if spikes_equal:  # every operation of these neurons is correctly rounded, so states agree to the bit
+            assert torch.equal(value, expected), "states differ"
+        else:
+            assert error(value, expected) <= TOLERANCE[state_dtype(dtype)]
+    learned = {t.name for t in neuron_class(neuron).learned}
+    for name, expected in expected_grads.items():
+        limit = PARAMETER_TOLERANCE[expected.dtype] if name in learned else TOLERANCE[dtype]
+        if name not in learned and name != "x_seq":
+            limit = max(TOLERANCE[expected.dtype], TOLERANCE[dtype] if dtype == torch.float64 else 0)
+        found = error(grads[name], expected)
+        assert found <= limit, f"gradient in {name}: relative error {found:.2e} > {limit:.0e}"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+MATH: dict[str, Callable[[float], float]] = {
+    "exp": math.exp, "log": math.log, "sigmoid": lambda a: 1 / (1 + math.exp(-a)), "sin": math.sin, "cos": math.cos,
+    "atan": math.atan, "abs": abs, "floor": math.floor, "erfc": math.erfc,
+}  # fmt: skip
+BINARY: dict[str, Callable[[float, float], float]] = {
+    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b,
+    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
+}  # fmt: skip
+
+
+def evaluate(e: Expr, scope: dict[str, float], gradient: Callable[[float], float] = lambda u: 1.0) -> float:
+    """What a traced expression computes, for a surrogate gradient."""
+    if e.op == "const":
+        return float(e.value)
+    if e.op in ("var", "flag"):
+        return scope[e.value]
+    args = [evaluate(a, scope, gradient) for a in e.args]
+    if e.op in BINARY:
+        return BINARY[e.op](*args)
+    if e.op in MATH:
+        return MATH[e.op](*args)
+    if e.op == "spike":
+        return float(args[0] >= 0)
+    if e.op == "gradient":
+        return gradient(args[0])
+    if e.op == "neg":
+        return -args[0]
+    if e.op in ("where", "select"):
+        return args[1] if args[0] else args[2]
+    assert e.op == "detach"
+    return args[0]

@@ -1,0 +1,132 @@
+"""Building: a restricted build says what it leaves out, the CUDA rule is explained, the wheel pins its torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+import snnkern
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("codegen", "csrc", "snnkern", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the sources: a build with SNNKERN_ONLY must not touch the tree."""
+    folder = tmp_path_factory.mktemp("source")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("generated", "_generated", "__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    out = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert not check or out.returncode == 0, out.stdout + out.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def restricted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """snnkern built for one combination."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", str(target), "."]
+    run(*command, cwd=source, SNNKERN_ONLY="lif:atan:hard:f32", SNNKERN_CUDA="0")
+    return target
+
+
+def test_a_restricted_build_says_what_it_leaves_out(restricted: Path, tmp_path: Path) -> None:
+    code = """
+import torch, snnkern
+print(snnkern.kernels())
+x = torch.ones(2, 3, requires_grad=True)
+spikes, _ = torch.ops.snnkern.lif_forward(x, surrogate="atan")
+spikes.sum().backward()
+for call in (lambda: torch.ops.snnkern.if_forward(x), lambda: torch.ops.snnkern.lif_forward(x.double(), surrogate="atan"),
+             lambda: torch.ops.snnkern.lif_forward(x)[0].sum().backward()):
+    try:
+        call()
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+"""
+    lines = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(restricted)).stdout.splitlines()
+    assert lines[0] == "{'cpu': ['lif:atan:hard:f32'], 'cuda': []}"
+    assert lines[1].startswith("snnkern.if_forward: this build of snnkern leaves out if:sigmoid:hard:f32 (SNNKERN_ONLY was set")
+    assert "leaves out lif:atan:hard:f64" in lines[2]
+    assert lines[3].startswith("snnkern.lif_backward: this build of snnkern leaves out lif:sigmoid:hard:f32")
+
+
+def test_a_library_that_does_not_load_is_explained(restricted: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(restricted, broken)
+    library = broken / "snnkern" / "lib" / "libsnnkern.so"
+    library.write_bytes(b"not a library")
+    out = run(sys.executable, "-c", "import snnkern", cwd=tmp_path, check=False, PYTHONPATH=str(broken))
+    release = ".".join(torch.__version__.split(".")[:2])
+    assert f"the library was built for torch=={release}.* and does not load with torch {torch.__version__}" in out.stderr
+    assert "Rebuild it with this torch: `pip install --no-build-isolation" in out.stderr
+    library.unlink()
+    out = run(sys.executable, "-c", "import snnkern", cwd=tmp_path, check=False, PYTHONPATH=str(broken))
+    assert "libsnnkern.so is missing. Python found the source folder, or a build that did not finish" in out.stderr
+
+
+def test_the_cuda_rule(source: Path) -> None:
+    command = (sys.executable, "setup.py", "--version")
+    if torch.version.cuda is None:
+        out = run(*command, cwd=source, SNNKERN_CUDA="auto")
+        assert "SNNKERN_CUDA=auto: CPU only" in out.stdout
+        out = run(*command, cwd=source, check=False, SNNKERN_CUDA="1")
+        assert out.returncode != 0 and "SNNKERN_CUDA=1 needs a CUDA build of torch" in out.stderr
+    else:
+        assert f"SNNKERN_CUDA=auto: CUDA {torch.version.cuda}" in run(*command, cwd=source, SNNKERN_CUDA="auto").stdout
+    assert "SNNKERN_CUDA=0: CPU only" in run(*command, cwd=source, SNNKERN_CUDA="0").stdout
+    out = run(*command, cwd=source, check=False, SNNKERN_CUDA="yes")
+    assert "SNNKERN_CUDA must be auto, 0 or 1, got 'yes'" in out.stderr
+
+
+def test_a_cuda_torch_without_nvcc_is_an_error_not_a_cpu_wheel(source: Path) -> None:
+    code = """
+import sys, torch
+torch.version.cuda = "13.0"
+from torch.utils import cpp_extension
+cpp_extension.CUDA_HOME = None
+import pathlib
+real = pathlib.Path.exists
+pathlib.Path.exists = lambda self: False if self.name == "nvcc" else real(self)
+sys.argv = ["setup.py", "--version"]
+exec(compile(open("setup.py").read().replace("__file__", "'setup.py'"), "setup.py", "exec"))
+"""
+    out = run(sys.executable, "-c", code, cwd=source, check=False, SNNKERN_CUDA="auto")
+    assert out.returncode != 0 and "is a CUDA build, but nvcc was not found" in out.stderr and "SNNKERN_CUDA=0" in out.stderr
+
+
+def test_the_metadata_pins_the_torch_of_the_build() -> None:
+    release = ".".join(torch.__version__.split(".")[:2])
+    assert f"torch=={release}.*" in (metadata.requires("snnkern") or [])
+
+
+def test_build_info_and_kernels() -> None:
+    info = snnkern.build_info()
+    assert info["snnkern"] == snnkern.__version__ and info["torch"] == torch.__version__
+    assert info["cpu_instruction_set"] in ("baseline", "x86-64-v3", "x86-64-v4")
+    assert len(snnkern.kernels()["cpu"]) == 528
+    assert len(snnkern.kernels()["cuda"]) == (528 if info["cuda"] else 0)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    out = run(sys.executable, "-m", "snnkern", "info", cwd=tmp_path).stdout
+    assert f"torch {torch.__version__}" in out and "cpu: 528 combinations" in out and "surrogates: sigmoid atan" in out
+    out = run(sys.executable, "-m", "snnkern", cwd=tmp_path, check=False)
+    assert out.returncode == 2 and "info" in out.stderr

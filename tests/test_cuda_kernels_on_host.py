@@ -1,0 +1,631 @@
+"""The CUDA kernels, run on the host: no GPU and no nvcc, only g++.
+
+host_cuda/cuda_runtime.h makes a launch a loop over blocks and threads, so g++ compiles the generated .cu files as they are.
+
+What these tests promise, of every neuron, reset and dtype: the kernels give the bits that the CPU library gives (where exp or
+the like comes in, the same within rounding); every vector width and chunk length runs, and which one is as designed; all of
+every output is written and nothing beside it; nothing beside an input is read into a result; no thread needs another's work.
+
+What they cannot show: speed, registers and spills, the conversions that are PTX (elementary.h), the library functions of the
+device, the driver, and how a real GPU orders memory accesses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import snnkern  # noqa: F401  loads the operators
+import torch
+from snnkern.codegen import emit
+from snnkern.codegen.neurons import NEURONS, RESETS, Flag, Float, Neuron
+from snnkern.codegen.surrogates import SURROGATES, Surrogate
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent / "csrc"
+HOST_CUDA = HERE / "host_cuda"
+
+# With and without library functions, with an integer parameter and with four; the loops around them are the same for all.
+USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "squarewave_fourier_series", "multi_gaussian")
+SELECTION = emit.Selection(surrogates=tuple(s for s in SURROGATES if s.name in USED))
+DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
+
+TIMES = (1, 3, 4, 5, 8, 9, 16, 17, 33, 40)
+SIZES = (1, 2, 3, 7, 8, 64, 130)
+OFFSETS = (0, 1, 2)  # elements between an aligned address and a tensor
+CHECKPOINT_PERIOD = 16
+
+# The vector widths, for BPTT with the chunk length, that a dtype uses.
+NARROW: set[tuple[int, ...]] = {(1, 16)}
+FORWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {"f32": {(1,), (4,)}, "f64": {(1,)}, "f16": {(1,), (8,)}, "bf16": {(1,), (8,)}}
+BACKWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
+    "f32": NARROW | {(4, 4), (4, 8), (2, 16)},
+    "f64": NARROW,
+    "f16": NARROW | {(8, 4), (4, 8), (2, 16)},
+    "bf16": NARROW | {(8, 4), (4, 8), (2, 16)},
+}
+
+
+# ---- the library --------------------------------------------------------------------------------------------------------
+
+
+class KernelArgs(ctypes.Structure):
+    """KernelArgs of csrc/multistep.h."""
+
+    _fields_ = (
+        ("T", ctypes.c_int64),
+        ("N", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("state_init", ctypes.c_void_p * 4),
+        ("state_start", ctypes.c_double * 4),
+        ("spike", ctypes.c_void_p),
+        ("state", ctypes.c_void_p * 4),
+        ("store_seq", ctypes.c_bool),
+        ("checkpoints", ctypes.c_void_p),
+        ("grad_spike", ctypes.c_void_p),
+        ("grad_state", ctypes.c_void_p * 4),
+        ("grad_x", ctypes.c_void_p),
+        ("grad_init", ctypes.c_void_p * 4),
+        ("grad_param", ctypes.c_void_p * 16),
+        ("params", ctypes.c_double * 16),
+        ("learned", ctypes.c_void_p * 16),
+        ("flags", ctypes.c_int64 * 4),
+        ("surrogate", ctypes.c_double * 4),
+    )
+
+
+@dataclass(frozen=True)
+class HostCuda:
+    """The kernels, behind host_cuda/run.cpp."""
+
+    library: Any
+
+    def mode(self, run: bool = True, reverse: bool = False) -> None:
+        """Whether threads run, or launches are only noted; and in which order."""
+        self.library.host_cuda_mode(run, reverse)
+
+    def call(self, case: Case, args: KernelArgs, backward: bool, stream: int | None = None) -> str | None:
+        """Launches a kernel; returns its error text."""
+        pass_name = ("" if case.spiking else "smooth_") + ("backward" if backward else "forward")
+        error = self.library.host_cuda(
+            NEURONS.index(case.neuron),
+            -1 if pass_name == "forward" else SURROGATES.index(case.surrogate),
+            emit.PASSES.index(pass_name),
+            RESETS.index(case.reset),
+            list(DTYPES).index(case.dtype),
+            ctypes.byref(args),
+            stream,
+        )
+        return error.decode() if error else None
+
+    def variant(self) -> tuple[int, ...]:
+        """(vector width,) of the last forward launch, (vector width, chunk length) of a backward one."""
+        name = self.library.host_cuda_last_kernel().decode()
+        found = re.search(r"(?:forward_kernel<.*, (\d+)|backward_kernel<.*, (\d+), (\d+))>\(", name)
+        assert found, name
+        return tuple(int(number) for number in found.groups() if number)
+
+
+def build(compiler: str, folder: Path, flags: tuple[str, ...] = ("-O1",)) -> Path:
+    """Compiles the generated kernels, laid out as in the repository, into one shared library."""
+    csrc = folder / "csrc"
+    csrc.mkdir()
+    for header in (*CSRC.glob("*.h"), *CSRC.glob("*.cuh")):
+        (csrc / header.name).symlink_to(header)
+    sources = []
+    for path, text in emit.files(SELECTION).items():
+        target = csrc / "generated" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        if path.startswith("cuda/"):
+            sources.append(target)
+
+    # As in setup.py: the results must not depend on contraction.
+    common = [compiler, "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", *flags]
+    common += ["-Wall", "-Wno-unknown-pragmas", "-Werror", "-I", str(HOST_CUDA), "-I", str(csrc)]
+
+    def compile_one(source: Path) -> str:
+        made = folder / ("_".join(source.parts[-2:]) + ".o")
+        language = ["-D__CUDACC__", "-x", "c++"] if source.suffix == ".cu" else []
+        run_command([*common, *language, "-c", str(source), "-o", str(made)])
+        return str(made)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, [*sources, HOST_CUDA / "run.cpp"]))
+    library = folder / "host_cuda.so"
+    run_command([*common, "-shared", *objects, "-o", str(library), "-ldl"])
+    return library
+
+
+def run_command(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def load(path: Path) -> HostCuda:
+    library = ctypes.CDLL(str(path))
+    library.host_cuda_sizeof_args.restype = ctypes.c_size_t
+    library.host_cuda.restype = ctypes.c_char_p
+    library.host_cuda.argtypes = [ctypes.c_int] * 5 + [ctypes.POINTER(KernelArgs), ctypes.c_void_p]
+    library.host_cuda_mode.argtypes = [ctypes.c_bool, ctypes.c_bool]
+    library.host_cuda_last_kernel.restype = ctypes.c_char_p
+    library.host_cuda_last_stream.restype = ctypes.c_void_p
+    return HostCuda(library)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> HostCuda:
+    compiler = shutil.which("g++")
+    if not compiler:
+        pytest.skip("g++ was not found: it compiles the CUDA kernels for the host")
+    return load(build(compiler, tmp_path_factory.mktemp("host_cuda")))
+
+
+@pytest.fixture
+def host_cuda(built: HostCuda) -> Iterator[HostCuda]:
+    built.mode()
+    yield built
+    built.mode()
+
+
+# ---- one call -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operator."""
+
+    neuron: type[Neuron] = NEURONS[0]
+    reset: str = "hard"
+    dtype: str = "f32"
+    surrogate: type[Surrogate] = SURROGATES[0]
+    T: int = 5
+    N: int = 8
+    offset: int = 0
+    spiking: bool = True
+    store_seq: bool = False
+    init: bool = True
+    flags: tuple[bool, ...] = (False, False)  # of the neuron, in order; the rest is not used
+    training: bool = True
+    grad_spike: bool = True
+    grad_state: bool = True
+
+    @property
+    def type(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def state_type(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "f64" else torch.float32
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return (self.T, self.N) if self.store_seq else (self.N,)
+
+    @property
+    def checkpoint_shape(self) -> tuple[int, ...]:
+        return ((self.T - 1) // CHECKPOINT_PERIOD * len(self.neuron.states), self.N)
+
+
+# Values that are no powers of two, so that every operation rounds.
+VALUES = {"tau": 1.7, "decay": 0.37, "v_threshold": 0.7, "v_reset": -0.3}
+
+
+def value_of(case: Case, name: str, default: float = 0.0) -> float | None:
+    return None if name == "v_reset" and case.reset == "soft" else VALUES.get(name, default)
+
+
+@dataclass
+class Inputs:
+    """The tensors of a case."""
+
+    x: torch.Tensor
+    init: list[torch.Tensor]
+    learned: list[torch.Tensor]
+    grad_spike: torch.Tensor
+    grad_state: list[torch.Tensor]
+
+
+def inputs_of(case: Case, seed: int = 0) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return Inputs(
+        x=(normal((case.T, case.N), torch.float64) + 0.5).to(case.type),
+        init=[normal((case.N,), case.state_type) for _ in case.neuron.states],
+        learned=[torch.tensor(value_of(case, p.name), dtype=case.state_type) for p in case.neuron.learned],
+        grad_spike=normal((case.T, case.N), case.type),
+        grad_state=[normal(case.state_shape, case.state_type) for _ in case.neuron.states],
+    )
+
+
+schema_of = functools.cache(emit.arguments)
+
+
+def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
+    """The arguments of `<neuron>_forward`, in the order of its schema."""
+    learned, init, flags = iter(inputs.learned), iter(inputs.init), iter(case.flags)
+    defaults = {p.name: p.default for p in case.neuron.all_parameters()}
+    values = {
+        "Input": lambda _: inputs.x,
+        "Learned": lambda _: next(learned),
+        "State": lambda _: next(init) if case.init else None,
+        "Flag": lambda _: next(flags),
+        "Float": lambda name: value_of(case, name, defaults[name]),
+        "Reset": lambda name: value_of(case, name),
+        "Surrogate": lambda _: case.surrogate.name,
+        "SurrogateParams": lambda _: None,
+        "StoreSeq": lambda _: case.store_seq,
+        "Spiking": lambda _: case.spiking,
+    }
+    return [values[argument.kind](argument.name) for argument in schema_of(case.neuron)]
+
+
+def cpu_forward(case: Case, inputs: Inputs) -> list[torch.Tensor]:
+    """Spikes, states and, of a training pass, the checkpoints: from the CPU library."""
+    name = f"_{case.neuron.name}_train" if case.training else f"{case.neuron.name}_forward"
+    return list(getattr(torch.ops.snnkern, name)(*operator_arguments(case, inputs)))
+
+
+def cpu_backward(case: Case, inputs: Inputs, checkpoints: torch.Tensor) -> list[torch.Tensor]:
+    """The gradients in x, in the learned parameters and in the initial states: from the CPU library."""
+    grads = [inputs.grad_spike if case.grad_spike else None]
+    grads += [g if case.grad_state else None for g in inputs.grad_state]
+    operator = getattr(torch.ops.snnkern, f"{case.neuron.name}_backward")
+    return list(operator(*grads, checkpoints, *operator_arguments(case, inputs)))
+
+
+GUARD = 64
+
+
+@dataclass
+class Memory:
+    """Tensors in guarded memory: a stray write shows in a guard zone, a stray read brings NaN into the results."""
+
+    offset: int
+    guarded: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)  # (memory, what must be left of it)
+
+    def _zone(self, shape: tuple[int, ...], dtype: torch.dtype, poison: int) -> tuple[torch.Tensor, torch.Tensor]:
+        size, start = math.prod(shape) * dtype.itemsize, GUARD + self.offset * dtype.itemsize
+        memory = torch.full((start + size + GUARD,), poison, dtype=torch.uint8)
+        assert memory.data_ptr() % 16 == 0
+        return memory, memory[start : start + size].view(dtype).view(shape)
+
+    def input(self, values: torch.Tensor) -> int:
+        """The address of a copy that must not change, among NaN."""
+        memory, inside = self._zone(tuple(values.shape), values.dtype, 0xFF)
+        inside.copy_(values)
+        self.guarded.append((memory, memory.clone()))
+        return inside.data_ptr()
+
+    def output(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        memory, inside = self._zone(shape, dtype, 0xCD)
+        before, after = memory[: inside.data_ptr() - memory.data_ptr()], memory[-GUARD:]
+        self.guarded += [(zone, zone.clone()) for zone in (before, after)]
+        return inside
+
+    def check(self) -> None:
+        for memory, want in self.guarded:
+            assert torch.equal(memory, want), "a kernel wrote to an input, or beside an output"
+
+
+def common_arguments(case: Case, inputs: Inputs, memory: Memory) -> KernelArgs:
+    """What forward and backward share, as host.cpp fills it in."""
+    args = KernelArgs(T=case.T, N=case.N, x=memory.input(inputs.x), store_seq=case.store_seq)
+    floats = [*case.neuron.learned, *(p for p in case.neuron.all_parameters() if isinstance(p, Float))]
+    for i, p in enumerate(floats):
+        if isinstance(p, Float):
+            value = value_of(case, p.name, p.default) or 0.0
+            args.params[i] = 1 / value if p.inverse else value
+    flags = [p for p in case.neuron.all_parameters() if isinstance(p, Flag)]
+    for i, (_, value) in enumerate(zip(flags, case.flags, strict=False)):
+        args.flags[i] = -1 if value else 0
+    for k, state in enumerate(case.neuron.states):
+        args.state_start[k] = value_of(case, state.start) or 0.0
+        args.state_init[k] = memory.input(inputs.init[k]) if case.init else None
+    for k, value in enumerate(inputs.learned):
+        args.learned[k] = memory.input(value)
+    for i, p in enumerate(case.surrogate.parameters):
+        args.surrogate[i] = p.default
+    return args
+
+
+def host_forward(host_cuda: HostCuda, case: Case, inputs: Inputs) -> list[torch.Tensor]:
+    """cpu_forward, by the CUDA kernel."""
+    memory = Memory(case.offset)
+    args = common_arguments(case, inputs, memory)
+    spike = memory.output((case.T, case.N), case.type)
+    states = [memory.output(case.state_shape, case.state_type) for _ in case.neuron.states]
+    checkpoints = memory.output(case.checkpoint_shape, case.state_type)
+    args.spike = spike.data_ptr()
+    for k, state in enumerate(states):
+        args.state[k] = state.data_ptr()
+    args.checkpoints = checkpoints.data_ptr() if case.training and checkpoints.numel() else None
+    assert host_cuda.call(case, args, backward=False) is None
+    memory.check()
+    return [spike, *states, *([checkpoints] if case.training else [])]
+
+
+def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: torch.Tensor) -> list[torch.Tensor]:
+    """cpu_backward, by the CUDA kernel, before the sum: each neuron's share of a learned parameter's gradient."""
+    memory = Memory(case.offset)
+    args = common_arguments(case, inputs, memory)
+    args.checkpoints = memory.input(checkpoints) if checkpoints.numel() else None
+    args.grad_spike = memory.input(inputs.grad_spike) if case.grad_spike else None
+    grad_x = memory.output((case.T, case.N), case.type)
+    args.grad_x = grad_x.data_ptr()
+    grad_init = [memory.output((case.N,), case.state_type) for _ in case.neuron.states]
+    for k, grad in enumerate(grad_init):
+        args.grad_state[k] = memory.input(inputs.grad_state[k]) if case.grad_state else None
+        args.grad_init[k] = grad.data_ptr()
+    shares = [memory.output((case.N,), case.state_type) for _ in case.neuron.learned]
+    for k, share in enumerate(shares):
+        args.grad_param[k] = share.data_ptr()
+    assert host_cuda.call(case, args, backward=True) is None
+    memory.check()
+    return [grad_x, *shares, *grad_init]
+
+
+def summed(case: Case, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The shares in learned parameters added up, as host.cpp does."""
+    last = 1 + len(case.neuron.learned)
+    return [gradients[0], *(share.clone().sum() for share in gradients[1:last]), *gradients[last:]]
+
+
+# ---- comparison ---------------------------------------------------------------------------------------------------------
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Where a library function differs in the last bits, and a number format rounds that.
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+@functools.cache
+def uses_library(surrogate: type[Surrogate], spiking: bool) -> bool:
+    """Whether a function comes in that the two devices take from different libraries."""
+    gradient, _, primitive = emit.surrogate_header(surrogate).partition(" primitive(")
+    return bool(re.search(r"math::(?!abs|floor)", gradient if spiking else gradient + primitive))
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    kind = BITS[a.dtype.itemsize]
+    if torch.equal(a.view(kind), b.view(kind)):
+        return True
+    return bool(((a.view(kind) == b.view(kind)) | (a.isnan() & b.isnan())).all())  # a NaN's sign means nothing
+
+
+def check(case: Case, got: list[torch.Tensor], want: list[torch.Tensor], exact: bool) -> None:
+    assert len(got) == len(want)
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), (i, case)
+        if exact:
+            assert same_bits(a, b), f"result {i} of {case}\ngot  {a}\nwant {b}"
+        else:
+            tolerance = TOLERANCE[a.dtype]
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text, i=i: f"result {i} of {case}\n{text}")
+
+
+def check_forward(host_cuda: HostCuda, case: Case, seed: int) -> None:
+    inputs = inputs_of(case, seed)
+    exact = case.spiking or not uses_library(case.surrogate, case.spiking)
+    check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
+
+
+def check_backward(host_cuda: HostCuda, case: Case, seed: int) -> None:
+    inputs = inputs_of(case, seed)
+    checkpoints = cpu_forward(case, inputs)[-1]
+    got = summed(case, host_backward(host_cuda, case, inputs, checkpoints))
+    check(case, got, cpu_backward(case, inputs, checkpoints), not uses_library(case.surrogate, case.spiking))
+
+
+def switches(backward: bool) -> list[dict[str, Any]]:
+    """Every way to set the run-time switches."""
+    names = ["store_seq", "init"] + (["grad_spike", "grad_state"] if backward else ["training"])
+    return [
+        {"flags": values[:2], **dict(zip(names, values[2:], strict=True))}
+        for values in itertools.product((False, True), repeat=2 + len(names))
+    ]
+
+
+def grid(base: Case, backward: bool, each: int) -> Iterator[Case]:
+    """Every length, size and offset, each with some settings of the switches: over the grid, all of them come up often."""
+    chosen = switches(backward)
+    random.Random(0).shuffle(chosen)
+    settings = itertools.cycle(chosen)
+    for T, N, offset in itertools.product(TIMES, SIZES, OFFSETS):
+        for setting in itertools.islice(settings, each):
+            yield replace(base, T=T, N=N, offset=offset, **setting)
+
+
+# ---- tests --------------------------------------------------------------------------------------------------------------
+
+each_neuron = pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: n.name)
+each_reset = pytest.mark.parametrize("reset", RESETS)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_surrogate = pytest.mark.parametrize("surrogate", SELECTION.surrogates, ids=lambda s: s.name)
+
+
+def test_arguments_have_the_size_of_the_struct(host_cuda: HostCuda) -> None:
+    assert host_cuda.library.host_cuda_sizeof_args() == ctypes.sizeof(KernelArgs)
+
+
+@each_dtype
+@each_reset
+@each_neuron
+def test_forward(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    ran = set()
+    for seed, case in enumerate(grid(Case(neuron, reset, dtype), backward=False, each=3)):
+        check_forward(host_cuda, case, seed)
+        ran.add(host_cuda.variant())
+    assert ran == FORWARD_VARIANTS[dtype]
+
+
+@each_surrogate
+@each_dtype
+@each_reset
+@each_neuron
+def test_backward(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, surrogate: type[Surrogate]) -> None:
+    ran = set()
+    for seed, case in enumerate(grid(Case(neuron, reset, dtype, surrogate), backward=True, each=1)):
+        check_backward(host_cuda, case, seed)
+        ran.add(host_cuda.variant())
+    assert ran == BACKWARD_VARIANTS[dtype]
+
+
+@pytest.mark.parametrize("surrogate", [s for s in SELECTION.surrogates if s.has_primitive()], ids=lambda s: s.name)
+@pytest.mark.parametrize("dtype", emit.SMOOTH_DTYPES)
+@each_reset
+@each_neuron
+def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, surrogate: type[Surrogate]) -> None:
+    base = Case(neuron, reset, dtype, surrogate, spiking=False)
+    for T, N, setting in zip(itertools.cycle(TIMES), itertools.cycle(SIZES), switches(backward=False), strict=False):
+        check_forward(host_cuda, replace(base, T=T, N=N, **setting), seed=T)
+        assert host_cuda.variant() == (1,)
+    for T, N, setting in zip(itertools.cycle(TIMES), itertools.cycle(SIZES), switches(backward=True), strict=False):
+        check_backward(host_cuda, replace(base, T=T, N=N, **setting), seed=N)
+        assert host_cuda.variant() == (1, 16)
+
+
+@each_dtype
+@each_reset
+@each_neuron
+def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    limits = torch.finfo(DTYPES[dtype])
+    special = [math.inf, -math.inf, math.nan, -0.0, limits.max, limits.min, limits.smallest_normal, limits.smallest_normal / 4]
+    for store_seq in (False, True):
+        case = Case(neuron, reset, dtype, T=20, N=8, store_seq=store_seq)
+        inputs = inputs_of(case)
+        inputs.x[3], inputs.x[11] = torch.tensor(special).to(case.type), torch.tensor(special[::-1]).to(case.type)
+        check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact=True)
+
+
+@each_neuron
+def test_share_of_each_neuron_in_a_learned_gradient(host_cuda: HostCuda, neuron: type[Neuron]) -> None:
+    if not neuron.learned:
+        pytest.skip("nothing learned")
+    atan = next(s for s in SURROGATES if s.name == "atan")
+    for reset, dtype, T in itertools.product(RESETS, DTYPES, (4, 8, 33)):
+        case = Case(neuron, reset, dtype, atan, T=T, N=8)
+        inputs = inputs_of(case)
+        checkpoints = cpu_forward(case, inputs)[-1]
+        shares = host_backward(host_cuda, case, inputs, checkpoints)[1 : 1 + len(neuron.learned)]
+        for n in range(case.N):
+            one = Inputs(
+                inputs.x[:, n : n + 1],
+                [t[n : n + 1] for t in inputs.init],
+                inputs.learned,
+                inputs.grad_spike[:, n : n + 1],
+                [t[..., n : n + 1] for t in inputs.grad_state],
+            )
+            want = cpu_backward(replace(case, N=1), one, checkpoints[:, n : n + 1])[1 : 1 + len(neuron.learned)]
+            assert all(same_bits(share[n], w) for share, w in zip(shares, want, strict=True)), (case, n)
+
+
+@each_dtype
+@each_neuron
+def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dtype: str) -> None:
+    for N in (1040, 300, 131):  # several blocks, and a last one that is not full
+        case = Case(neuron, dtype=dtype, T=18, N=N)
+        inputs = inputs_of(case)
+        checkpoints = cpu_forward(case, inputs)[-1]
+        runs = []
+        for reverse in (False, True):
+            host_cuda.mode(reverse=reverse)
+            runs.append([*host_forward(host_cuda, case, inputs), *host_backward(host_cuda, case, inputs, checkpoints)])
+        check(case, runs[0], runs[1], exact=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "T", "N", "forward", "backward"),
+    [
+        ("f32", 4, 8, (4,), (4, 4)),
+        ("f32", 5, 8, (4,), (4, 8)),
+        ("f32", 8, 64, (4,), (4, 8)),
+        ("f32", 9, 64, (4,), (2, 16)),
+        ("f32", 4, 2, (1,), (2, 16)),
+        ("f32", 33, 130, (1,), (2, 16)),
+        ("f32", 33, 7, (1,), (1, 16)),
+        ("f16", 4, 8, (8,), (8, 4)),
+        ("bf16", 3, 12, (1,), (4, 8)),
+        ("f16", 8, 64, (8,), (4, 8)),
+        ("bf16", 40, 64, (8,), (2, 16)),
+        ("f16", 4, 3, (1,), (1, 16)),
+        ("f64", 4, 64, (1,), (1, 16)),
+    ],
+)
+def test_choice_of_variant(
+    host_cuda: HostCuda, dtype: str, T: int, N: int, forward: tuple[int, ...], backward: tuple[int, ...]
+) -> None:
+    host_cuda.mode(run=False)
+    case = Case(dtype=dtype, T=T, N=N)
+    host_forward(host_cuda, case, inputs_of(case))
+    assert host_cuda.variant() == forward
+    host_backward(host_cuda, case, inputs_of(case), torch.zeros(case.checkpoint_shape, dtype=case.state_type))
+    assert host_cuda.variant() == backward
+
+
+def vector_pointers(case: Case, backward: bool) -> list[tuple[str, int | None, int]]:
+    """(field of KernelArgs, index, bytes an element) of every tensor that a kernel reads or writes in vectors."""
+    item, state = case.type.itemsize, case.state_type.itemsize
+    each_state, each_learned = range(len(case.neuron.states)), range(len(case.neuron.learned))
+    out: list[tuple[str, int | None, int]] = [("x", None, item), ("checkpoints", None, state)]
+    out += [("state_init", k, state) for k in each_state]
+    if backward:
+        out += [("grad_spike", None, item), ("grad_x", None, item)]
+        out += [(name, k, state) for name in ("grad_state", "grad_init") for k in each_state]
+        return out + [("grad_param", k, state) for k in each_learned]
+    return [*out, ("spike", None, item), *(("state", k, state) for k in each_state)]
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@each_neuron
+def test_one_unaligned_tensor_suffices(host_cuda: HostCuda, neuron: type[Neuron], dtype: str, backward: bool) -> None:
+    host_cuda.mode(run=False)
+    for T in (4, 8, 33):
+        case = Case(neuron, dtype=dtype, T=T, N=64)
+        pointers = vector_pointers(case, backward)
+
+        def variant(name: str | None = None, index: int | None = None, shift: int = 0) -> tuple[int, ...]:
+            args = KernelArgs(T=case.T, N=case.N)  # noqa: B023  called at once
+            for field_name, k, _ in pointers:  # noqa: B023
+                address = 4096 + (shift if (field_name, k) == (name, index) else 0)
+                if k is None:
+                    setattr(args, field_name, address)
+                else:
+                    getattr(args, field_name)[k] = address
+            assert host_cuda.call(case, args, backward) is None  # noqa: B023
+            return host_cuda.variant()
+
+        assert variant()[0] > 1
+        for name, index, size in pointers:
+            assert variant(name, index, size)[0] == 1, (T, name)
+
+
+def test_launch_errors_come_back_as_text(host_cuda: HostCuda) -> None:
+    host_cuda.mode(run=False)
+    case = Case()
+    assert host_cuda.call(case, KernelArgs(T=1, N=2**40 + 1), backward=False) == "too many neurons for one launch"
+    # The host never asks for no neurons: a grid of no blocks is an error of the run time.
+    assert host_cuda.call(case, KernelArgs(T=1, N=0), backward=True) == "invalid configuration argument"
+
+
+def test_kernels_run_on_the_stream_given(host_cuda: HostCuda) -> None:
+    host_cuda.mode(run=False)
+    for backward in (False, True):
+        assert host_cuda.call(Case(), KernelArgs(T=1, N=1), backward, stream=0x1234 + backward) is None
+        assert host_cuda.library.host_cuda_last_stream() == 0x1234 + backward

@@ -1,0 +1,185 @@
+"""The generator's promises: every combination, the same bytes always, nothing stale, no torch, one place to add a neuron."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snnkern.codegen import emit, emit_python
+from snnkern.codegen.__main__ import differences, write
+from snnkern.codegen.expr import where
+from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range
+from support import COMBINATIONS, evaluate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "codegen", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The generator alone in an empty folder."""
+    (tmp_path / "codegen").mkdir()
+    for source in (ROOT / "codegen").glob("*.py"):
+        (tmp_path / "codegen" / source.name).write_text(source.read_text())
+    return tmp_path
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    folders = (tree / "csrc" / "generated", tree / "snnkern" / "_generated")
+    return {str(p.relative_to(tree)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
+
+
+def test_list_is_every_combination() -> None:
+    out = run("--list", SNNKERN_ONLY="")
+    assert out.stdout.split() == COMBINATIONS
+    assert len(COMBINATIONS) == 3 * 22 * 2 * 4
+
+
+def test_every_combination_has_forward_and_backward_kernels_on_both_devices() -> None:
+    files = emit.files()
+    for combination in COMBINATIONS:
+        neuron, surrogate, reset, dtype = combination.split(":")
+        for device, ending in emit.DEVICES.items():
+            n = next(n for n in emit.NEURONS if n.name == neuron)
+            s = next(s for s in emit.SURROGATES if s.name == surrogate)
+            struct, ctype = emit.struct_name(n, reset, False), emit.DTYPES[dtype]
+            assert f"backward<{struct}, {s.__name__}, {ctype}>" in files[f"{device}/{neuron}/{surrogate}.{ending}"]
+            assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"{device}/{neuron}/forward.{ending}"]
+
+
+def test_same_bytes_under_any_hash_seed_and_a_second_run_writes_nothing(tree: Path) -> None:
+    assert "written, 0 deleted" in run(cwd=tree, PYTHONHASHSEED="1", SNNKERN_ONLY="").stdout
+    first = contents(tree)
+    stamps = {p: p.stat().st_mtime_ns for p in tree.rglob("*.cu")}
+    assert ", 0 written, 0 deleted" in run(cwd=tree, PYTHONHASHSEED="2", SNNKERN_ONLY="").stdout
+    assert contents(tree) == first
+    assert {p: p.stat().st_mtime_ns for p in tree.rglob("*.cu")} == stamps
+    assert str(tree).encode() not in b"".join(first.values())
+
+
+def test_stale_files_are_removed_and_check_reports(tree: Path) -> None:
+    assert run("--check", cwd=tree).returncode == 1
+    run(cwd=tree)
+    assert run("--check", cwd=tree).returncode == 0
+    stale = tree / "csrc" / "generated" / "cpu" / "gone" / "atan.cpp"
+    stale.parent.mkdir()
+    stale.write_text("old")
+    changed = tree / "csrc" / "generated" / "surrogates" / "atan.h"
+    changed.write_text("edited by hand")
+    out = run("--check", cwd=tree)
+    assert out.returncode == 1
+    assert "no longer made: csrc/generated/cpu/gone/atan.cpp" in out.stdout
+    assert "out of date: csrc/generated/surrogates/atan.h" in out.stdout
+    assert "1 written, 1 deleted" in run(cwd=tree).stdout
+    assert not stale.parent.exists() and run("--check", cwd=tree).returncode == 0
+
+
+def test_only(tree: Path) -> None:
+    out = run("--list", SNNKERN_ONLY="lif,plif:atan:*:f32")
+    assert out.stdout.split() == [f"{n}:atan:{r}:f32" for n in ("lif", "plif") for r in ("hard", "soft")]
+    run(cwd=tree, SNNKERN_ONLY="lif:atan:hard:f32")
+    made = contents(tree)
+    assert "csrc/generated/cuda/lif/atan.cu" in made and "csrc/generated/cuda/if/atan.cu" not in made
+    assert b"double" not in made["csrc/generated/cpu/lif/atan.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lyf", "unknown neuron 'lyf'; expected one of if, lif, plif"),
+        ("lif:tan", "unknown surrogate 'tan'"),
+        ("lif:atan:hard:f8", "unknown dtype 'f8'; expected one of f32, f64, f16, bf16"),
+        ("a:b:c:d:e", "expected neuron:surrogate:reset:dtype"),
+    ],
+)
+def test_only_names_what_is_wrong(text: str, message: str) -> None:
+    out = run("--list", SNNKERN_ONLY=text)
+    assert out.returncode == 2 and message in out.stderr
+
+
+def test_the_generator_needs_the_standard_library_alone() -> None:
+    code = "import sys, codegen.__main__; print([m for m in ('torch', 'numpy', 'snnkern') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+class Toy(Neuron):
+    """A neuron that the specification does not have: two inputs of leak, to see what one class is enough for."""
+
+    name = "toy"
+    module = "Toy"
+    source = "none"
+    equations = ("h = v * keep + x",)
+    parameters = (Float("keep", 0.5, "what stays", Range(0, 1)),)
+
+    @staticmethod
+    def charge(x: Any, v: Any, p: Any) -> Any:
+        return v * p.keep + x
+
+
+def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its class and its name in NEURONS give kernels, schemas, tables and Python functions."""
+    more = (*emit.NEURONS, Toy)
+    monkeypatch.setattr(emit, "NEURONS", more)
+    monkeypatch.setattr(emit_python, "NEURONS", more)
+    files = emit.files(emit.Selection(neurons=more))
+    assert "ToyHard" in files["cuda/toy/atan.cu"] and "ToySoft" in files["cpu/toy/sigmoid.cpp"]
+    assert "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, float v_threshold=1." in files["registry.h"]
+    python = emit_python.files()
+    assert "def toy(" in python["functional.py"] and "class Toy(MultiStep)" in python["nn.py"]
+    for text in python.values():
+        compile(text, "generated", "exec")
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("decay_input", [False, True])
+def test_derived_bptt_is_the_one_derived_by_hand(reset: str, detach: bool, decay_input: bool) -> None:
+    """dv/dh = (1 - s) + (v_reset - h) sg (hard) or 1 - v_threshold sg (soft); gh = gs sg + gv dv/dh; ..."""
+    neuron = next(n for n in emit.NEURONS if n.name == "plif")
+    t = emit.trace(neuron, reset, False)
+    var, gradient = emit.var, lambda u: 1.0 / (1.0 + u * u)
+    grads = emit.expr.backward([(t.spike, var("gs")), (t.new[0], var("gv"))], [t.x, *t.old, *t.learned])
+    for x, v in ((3.1, 0.4), (-0.7, 0.9), (1.2, -0.3)):
+        gs, gv, decay, vth, vr = 0.7, -1.3, 0.35, 1.1, (-0.2 if reset == "hard" else 0.0)
+        parameters = {"decay": decay, "v_threshold": vth, "v_reset": vr, "decay_input": decay_input, "detach_reset": detach}
+        scope = {"x": x, "v": v, "gs": gs, "gv": gv, **{f"p.{name}": value for name, value in parameters.items()}}
+        gx, g_v, g_decay = (evaluate(g, scope, gradient) for g in grads)
+        h = v + (x - (v - vr)) * decay if decay_input else v - (v - vr) * decay + x
+        s, sg = float(h >= vth), gradient(h - vth)
+        if reset == "hard":
+            dvdh = (1 - s) + (0 if detach else (vr - h) * sg)
+        else:
+            dvdh = 1 - (0 if detach else vth * sg)
+        gh = gs * sg + gv * dvdh
+        assert gx == pytest.approx(gh * (decay if decay_input else 1), abs=1e-14)
+        assert g_v == pytest.approx(gh * (1 - decay), abs=1e-14)
+        assert g_decay == pytest.approx(gh * ((x - (v - vr)) if decay_input else -(v - vr)), abs=1e-14)
+
+
+def test_write_keeps_what_is_equal(tmp_path: Path) -> None:
+    assert write({"a/b.h": "x", "c.h": "y"}, tmp_path) == (2, 0)
+    assert differences({"a/b.h": "x", "c.h": "z"}, tmp_path) == (["c.h"], [])
+    assert write({"c.h": "z"}, tmp_path) == (1, 1)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_detach_flag_is_one_kernel_for_both() -> None:
+    text = emit.neuron_header(next(n for n in emit.NEURONS if n.name == "if"))
+    assert f"choose(p.{DETACH_RESET.name}, R(0.0)" in text
+    assert where(True, 1, 2) == 1

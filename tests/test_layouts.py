@@ -1,0 +1,110 @@
+"""Any shape and layout of x_seq, v_init and the incoming gradients gives the same numbers; dense layouts are kept."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from snnkern import functional
+from support import DTYPES, NEURON_NAMES, check_same, inputs, noise
+
+
+def channels_last(t: Tensor) -> Tensor:
+    """Memory order [T, N, H, W, C], as after a channels_last convolution on [T * N, C, H, W]."""
+    return t.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3) if t.dim() == 5 else t
+
+
+def offset(t: Tensor) -> Tensor:
+    """A base address that is not a multiple of any vector width."""
+    room = t.new_empty(t.numel() + 1)
+    return room[1:].view(t.shape).copy_(t)
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels_last": channels_last,
+    "transposed": lambda t: t.transpose(-1, 1).contiguous().transpose(-1, 1) if t.dim() > 2 else t,
+    "time_inside": lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0),
+    "sliced": lambda t: torch.cat([t, t], dim=-1)[..., : t.shape[-1]],
+    "every_second": lambda t: torch.stack([t, t], dim=1)[:, 1],
+    "expanded": lambda t: t[:, :1].expand_as(t),
+    "offset": offset,
+}
+
+shapes = st.tuples(st.integers(1, 40), st.lists(st.integers(0, 5), min_size=1, max_size=4)).map(lambda p: (p[0], *p[1]))
+
+
+@given(
+    shape=shapes,
+    neuron=st.sampled_from(NEURON_NAMES),
+    dtype=st.sampled_from(list(DTYPES)),
+    layout=st.sampled_from(list(LAYOUTS)),
+    state_layout=st.sampled_from(["contiguous", "sliced", "offset"]),
+    v_reset=st.sampled_from([0.0, None, -0.5]),
+    v_threshold=st.floats(0.25, 2.0),
+    store_v_seq=st.booleans(),
+    detach_reset=st.booleans(),
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_layout_matches_the_reference(
+    shape: tuple[int, ...],
+    neuron: str,
+    dtype: str,
+    layout: str,
+    state_layout: str,
+    v_reset: float | None,
+    v_threshold: float,
+    store_v_seq: bool,
+    detach_reset: bool,
+) -> None:
+    tensors = {name: t.detach() for name, t in inputs(neuron, shape, DTYPES[dtype]).items()}
+    tensors["x_seq"] = LAYOUTS[layout](tensors["x_seq"])
+    tensors["v_init"] = LAYOUTS[state_layout](tensors["v_init"])
+    check_same(
+        neuron, tensors, v_reset=v_reset, v_threshold=v_threshold, store_v_seq=store_v_seq, detach_reset=detach_reset
+    )
+
+
+def test_dense_layouts_with_time_outermost_are_kept(device: str) -> None:
+    x = channels_last(noise((3, 2, 4, 5, 6), torch.float32, 0, device)).requires_grad_()
+    spikes, v = functional.lif(x)
+    (grad,) = torch.autograd.grad(spikes.sum() + v.sum(), x)
+    assert spikes.stride() == x.stride()
+    assert v.stride() == x[0].stride()
+    assert grad.stride() == x.stride()
+
+
+def test_other_layouts_come_out_contiguous(device: str) -> None:
+    x = LAYOUTS["time_inside"](noise((3, 4, 5), torch.float32, 0, device))
+    spikes, v = functional.lif(x)
+    assert spikes.is_contiguous() and v.is_contiguous()
+
+
+def test_gradients_of_any_layout(device: str) -> None:
+    x = noise((20, 4, 6), torch.float32, 0, device).requires_grad_()
+    incoming = noise((20, 4, 6), torch.float32, 1, device)
+    for make in LAYOUTS.values():
+        g = make(incoming)
+        (strided,) = torch.autograd.grad(functional.lif(x)[0], x, g)
+        (dense,) = torch.autograd.grad(functional.lif(x)[0], x, g.contiguous())
+        assert torch.equal(strided, dense)
+
+
+def test_no_neurons(device: str) -> None:
+    for shape in ((4, 0), (20, 2, 0, 3)):
+        x = torch.empty(shape, device=device, requires_grad=True)
+        spikes, v = functional.lif(x)
+        assert spikes.shape == shape and v.shape == shape[1:]
+        (grad,) = torch.autograd.grad(spikes.sum() + v.sum(), x)
+        assert grad.shape == shape
+
+
+def test_inputs_are_not_changed(device: str) -> None:
+    for dtype in DTYPES.values():
+        for neuron in NEURON_NAMES:
+            tensors = inputs(neuron, (18, 7), dtype, device)
+            before = {name: t.detach().clone() for name, t in tensors.items()}
+            check_same(neuron, tensors)
+            assert all(torch.equal(t.detach(), before[name]) for name, t in tensors.items())
