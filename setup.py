@@ -89,7 +89,15 @@ def extensions() -> list[Extension]:
     macros: list[tuple[str, str | None]] = []
     # The results must not depend on contraction (see docs); errno and traps would keep loops from being vectorised.
     # OpenMP's run time comes with torch: linking it here too could bring in a second one.
-    cxx = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-fopenmp", "-g0"]
+    cxx = [
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+        "-fvisibility=hidden",
+        "-fopenmp",
+        "-g0",
+    ]
     nvcc = ["-O3", "-fmad=false", "-Xfatbin", "-compress-all", "-Xcompiler", "-fvisibility=hidden"]
     if cuda:
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
@@ -107,7 +115,10 @@ def extensions() -> list[Extension]:
     )
     about = [*macros, ("SNNKERN_TORCH", torch.__version__)]
     if cuda:
-        about += [("SNNKERN_CUDA_VERSION", torch.version.cuda), ("SNNKERN_CUDA_ARCHITECTURES", os.environ["TORCH_CUDA_ARCH_LIST"])]
+        about += [
+            ("SNNKERN_CUDA_VERSION", torch.version.cuda),
+            ("SNNKERN_CUDA_ARCHITECTURES", os.environ["TORCH_CUDA_ARCH_LIST"]),
+        ]
     binding = Extension(
         "snnkern._C",
         ["csrc/python.cpp"],

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import emit, emit_python
+from . import emit, emit_docs, emit_python
 from .emit import Selection
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print every combination, write nothing")
     mode.add_argument("--check", action="store_true", help="write nothing; exit 1 if a generated file is out of date")
+    mode.add_argument("--readme", action="store_true", help="write the tables of README.md, nothing else")
     options = parser.parse_args(argv)
     try:
         selection = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
@@ -61,15 +62,19 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(selection.combinations()))
         return 0
+    if options.readme:
+        path = ROOT / "README.md"
+        path.write_text(emit_docs.readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
     folders = generated(selection)
     if options.check:
         found = 0
         for root, wanted in folders.items():
             changed, stale = differences(wanted, root)
-            for text, paths in (("out of date", changed), ("no longer made", stale)):
-                found += len(paths)
-                for path in paths:
-                    print(f"{text}: {(root / path).relative_to(ROOT)}")
+            found += len(changed) + len(stale)
+            for text, names in (("out of date", changed), ("no longer made", stale)):
+                for name in names:
+                    print(f"{text}: {(root / name).relative_to(ROOT)}")
         return 1 if found else 0
     print(generate(selection))
     return 0

@@ -1,11 +1,11 @@
 """Pure: the specification -> {relative path: text}. The build's list of sources and their contents come from this one call.
 
-    neurons/lif.h        the step and its derivative, for each reset, spiking and smooth
-    surrogates/atan.h    gradient and primitive
-    cpu/lif/forward.cpp  the forward pass, which needs no surrogate
-    cpu/lif/atan.cpp     BPTT with this surrogate, and the smooth passes; cuda/lif/*.cu likewise
-    registry.h           names, schemas, parameters and their ranges
-    cpu/table.cpp        where the host finds the kernels; cuda/table.cpp likewise
+neurons/lif.h        the step and its derivative, for each reset, spiking and smooth
+surrogates/atan.h    gradient and primitive
+cpu/lif/forward.cpp  the forward pass, which needs no surrogate
+cpu/lif/atan.cpp     BPTT with this surrogate, and the smooth passes; cuda/lif/*.cu likewise
+registry.h           names, schemas, parameters and their ranges
+cpu/table.cpp        where the host finds the kernels; cuda/table.cpp likewise
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from . import expr
 from .expr import Expr, Printer, flag, lift, var
-from .neurons import NEURONS, RESETS, Flag, Float, Learned, Neuron, Range, Step
+from .neurons import NEURONS, RESETS, Flag, Float, Learned, Neuron, Range, Step, blend
 from .surrogates import SURROGATES, Surrogate
 
 # Names of the specification and their C++ types, in the order of enum Dtype.
@@ -41,7 +41,7 @@ class Selection:
     def parse(cls, text: str) -> Selection:
         """Reads 'lif:atan,sigmoid:hard:f32'. A field is a comma list or *; fields left out at the end are *."""
         fields = (text or "*").split(":")
-        legal = {
+        legal: dict[str, dict[str, Any]] = {
             "neuron": {n.name: n for n in NEURONS},
             "surrogate": {s.name: s for s in SURROGATES},
             "reset": {r: r for r in RESETS},
@@ -162,10 +162,12 @@ def registry() -> str:
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
     for n in NEURONS:
-        s = schemas(n)
+        schema = schemas(n)
         lines.append(f'    {{"{n.name}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,')
         lines.append(f"     {len(arguments(n))},")
-        lines += [f'     "{s[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")]
+        lines += [
+            f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
+        ]
     lines.append("};\n")
     for s in SURROGATES:
         if s.parameters:
@@ -231,9 +233,6 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
         values["v_reset"] = lift(0)
     names: dict[Expr, str] = {}
 
-    def blend(s: Expr, a: Any, b: Any) -> Expr:
-        return s * a + (1 - s) * b
-
     step = Step(expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, names)
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = neuron.step(x, old, SimpleNamespace(**values), step)
@@ -257,7 +256,9 @@ def neuron_header(neuron: type[Neuron]) -> str:
             inits.append(f"{_symbol(p)}(R(a.params[{i}]))")
     inits += [f"{p.name}(Mask<R>(a.flags[{i}]))" for i, p in enumerate(flags)]
     loads = "".join(
-        f"    {p.name} = *static_cast<const R*>(a.learned[{i}]);\n" for i, p in enumerate(floats) if isinstance(p, Learned)
+        f"    {p.name} = *static_cast<const R*>(a.learned[{i}]);\n"
+        for i, p in enumerate(floats)
+        if isinstance(p, Learned)
     )
     text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
@@ -293,7 +294,9 @@ def _step_struct(neuron: type[Neuron], params: str, reset: str, smooth: bool) ->
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
     grads = expr.backward(incoming, [t.x, *t.old, *t.learned])
     gx, g_old, g_learned = grads[0], grads[1 : 1 + len(states)], grads[1 + len(states) :]
-    back = Printer({**_named(t), gx: "gx", **{e: f"g_{n}" for n, e in zip(states, g_old, strict=True) if e.args}}).print(
+    back = Printer(
+        {**_named(t), gx: "gx", **{e: f"g_{n}" for n, e in zip(states, g_old, strict=True) if e.args}}
+    ).print(
         [
             *((f"g[{i}] =", e) for i, e in enumerate(g_old)),
             *((f"g_param[{i}] +=", e) for i, e in enumerate(g_learned)),

@@ -61,7 +61,9 @@ def surrogate_module() -> str:
         if s.source:
             doc.append(f"\n    Source: {s.source}.")
         body = "\n".join([doc[0], "", f"    {doc[2]}", *doc[3:]]) + "\n    "
-        fields = "".join(f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters)
+        fields = "".join(
+            f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters
+        )
         parts.append(f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{body}"""\n')
         if fields:
             parts.append("\n" + fields)
@@ -90,18 +92,26 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
     if intro:
         lines += [intro, ""]
     lines += [*(f"    {e}" for e in neuron.equations), "    s = 1 if h >= v_threshold else 0"]
-    lines += ["    v = v_reset if s else h   (hard reset)", "    v = h - s * v_threshold    (soft reset, v_reset=None)", ""]
+    lines += [
+        "    v = v_reset if s else h   (hard reset)",
+        "    v = h - s * v_threshold    (soft reset, v_reset=None)",
+        "",
+    ]
     lines.append("Args:")
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
     for t in neuron.learned:
-        lines.append(f"    {t.name}: {t.doc}; a tensor of one element, {t.range} (not checked on CUDA, where it would wait)")
+        lines.append(
+            f"    {t.name}: {t.doc}; a tensor of one element, {t.range} (not checked on CUDA, where it would wait)"
+        )
     for s in neuron.states:
         start = f"{s.start}, or 0 with soft reset" if s.start == "v_reset" else s.start
         lines.append(f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {start}")
     for p in neuron.all_parameters():
         limits = f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
         lines.append(f"    {p.name}: {p.doc}{limits}")
-    lines.append("    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike")
+    lines.append(
+        "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
+    )
     lines.append("    store_v_seq: return the potential after every step instead of the last one")
     names = ", ".join(s.name for s in neuron.states)
     lines += [
@@ -135,9 +145,17 @@ def functional_module() -> str:
     for n in NEURONS:
         values = []
         for a in arguments(n):
-            values.append({"surrogate": "surrogate.name", "surrogate_params": "surrogate.params", "spiking": "surrogate.spiking"}.get(a.name, a.name))
+            values.append(
+                {
+                    "surrogate": "surrogate.name",
+                    "surrogate_params": "surrogate.params",
+                    "spiking": "surrogate.spiking",
+                }.get(a.name, a.name)
+            )
         call = ",\n        ".join(values)
-        body = f"    return torch.ops.snnkern.{n.name}_forward(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        body = (
+            f"    return torch.ops.snnkern.{n.name}_forward(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        )
         text += _function(n, "", body)
     return text
 
@@ -155,14 +173,18 @@ def reference_module() -> str:
             f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
             f"        surrogate,\n        store_v_seq,\n    )\n"
         )
-        text += _function(n, "The same function as in snnkern.functional, step by step in plain PyTorch: slow, and differentiable twice.", body)
+        text += _function(
+            n,
+            "The same function as in snnkern.functional, step by step in plain PyTorch: slow, and differentiable twice.",
+            body,
+        )
     return text
 
 
 # ---- modules ----------------------------------------------------------------------------------------------------------
 
 
-def _module_floats(neuron: type[Neuron]) -> list[Float | Flag]:
+def module_arguments(neuron: type[Neuron]) -> list[Float | Flag]:
     """A module's own arguments: learned ones by what they start from."""
     return [*(t.argument for t in neuron.learned), *neuron.parameters]
 
@@ -178,9 +200,15 @@ def _range_code(r: Range) -> str:
 
 
 def nn_module() -> str:
-    text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace("from __future__ import annotations\n", "")
+    text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace(
+        "from __future__ import annotations\n", ""
+    )
     text += "\nfrom typing import List, Optional\n\nimport torch\nfrom torch import Tensor\n\nfrom .._nn import MultiStep, check, initial_weight\n"
-    text += "from .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
+    text += (
+        "from .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\nfrom .surrogate import "
+        + SURROGATES[0].__name__
+        + "\n\n"
+    )
     text += _all([n.module for n in NEURONS])
     for n in NEURONS:
         text += _module(n)
@@ -188,7 +216,7 @@ def nn_module() -> str:
 
 
 def _module(neuron: type[Neuron]) -> str:
-    own = _module_floats(neuron)
+    own = module_arguments(neuron)
     learned_arguments = {t.argument for t in neuron.learned}
     signature = "".join(f"        {p.name}: {_kind(p)} = {_default(p)},\n" for p in own)
     states = [s.name for s in neuron.states]
@@ -220,7 +248,8 @@ def _module(neuron: type[Neuron]) -> str:
     call = "".join(f"            {v},\n" for v in values)
     names = ", ".join(["spike_seq", *states])
     keep = "".join(
-        f"        if self.store_v_seq:\n            self.{s}_seq = {s}\n            {s} = {s}[-1]\n        self.{s} = {s}\n" for s in states
+        f"        if self.store_v_seq:\n            self.{s}_seq = {s}\n            {s} = {s}[-1]\n        self.{s} = {s}\n"
+        for s in states
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
@@ -240,10 +269,18 @@ def _module(neuron: type[Neuron]) -> str:
             doc.append("    surrogate: stands for the derivative of the spike; see snnkern.surrogate")
     doc.append("    store_v_seq: keep the potential after every step of the last call as .v_seq")
     doc += ["", "Attributes:", "    v: the potential after the last call, [N, ...], or None; not in the state_dict."]
-    doc += [f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}." for t in neuron.learned]
+    doc += [
+        f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
+        for t in neuron.learned
+    ]
     doc += ["", f"Source: {neuron.source}."]
     docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
-    shown = [p.name for p in own if p not in learned_arguments] + ["v_threshold", "v_reset", "detach_reset", "store_v_seq"]
+    shown = [p.name for p in own if p not in learned_arguments] + [
+        "v_threshold",
+        "v_reset",
+        "detach_reset",
+        "store_v_seq",
+    ]
     setters = "\n".join(sets)
     return f'''
 

@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Callable[[Expr, Expr, Expr], Value]] = {
     "sin": lambda d, e, a: d * a.cos(),
     "cos": lambda d, e, a: -(d * a.sin()),
     "atan": lambda d, e, a: d / (1 + a * a),
-    "abs": lambda d, e, a: where(a < 0, -d, d),
+    "abs": lambda d, e, a: Expr("where", a < 0, -d, d),
     "floor": lambda d, e, a: 0.0,
     "erfc": lambda d, e, a: d * ((-(a * a)).exp() * -1.1283791670955126),  # -2 / sqrt(pi)
 }
@@ -232,8 +232,8 @@ def backward(incoming: Sequence[tuple[Expr, Expr]], inputs: Sequence[Expr]) -> l
     for e, d in incoming:
         give(e, d)
     for e in reversed(topological([e for e, _ in incoming])):
-        d = grads.get(e)
-        if d is None or _is(d, 0):
+        d = grads.get(e, lift(0))
+        if _is(d, 0):
             continue
         if e.op == "+":
             give(e.args[0], d)
@@ -269,8 +269,12 @@ def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
     """The same value with every detach removed: what remains after the gradient has been taken."""
     if e not in done:
         args = [_value(a, done) for a in e.args]
-        rebuild = {"detach": lambda a: a, "where": where, "select": select}.get(e.op)
-        done[e] = rebuild(*args) if rebuild else Expr(e.op, *args, value=e.value)
+        if e.op == "detach":
+            done[e] = args[0]
+        elif e.op in ("where", "select"):  # the two branches may have become one
+            done[e] = args[1] if args[1] is args[2] else Expr(e.op, *args)
+        else:
+            done[e] = Expr(e.op, *args, value=e.value)
     return done[e]
 
 
@@ -341,7 +345,9 @@ class Printer:
                 return f"choose({condition}, {a}, {b})", 9
             test = condition if e.op == "where" else f"{condition} != R(0)"
             return f"{test} ? {a} : {b}", 0
-        call = {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(e.op, f"math::{e.op}")
+        call = {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(
+            e.op, f"math::{e.op}"
+        )
         return f"{call}({', '.join(self._text(a) for a in e.args)})", 9
 
     def _series(self, e: Expr) -> str:

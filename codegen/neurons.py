@@ -95,14 +95,20 @@ class Step:
     """What tracing or the reference supplies to the equations of one step; `reset` is hard or soft."""
 
     spike: Any  # u -> s, with the surrogate gradient as derivative
-    select: Any  # (s, a, b) -> a where s, else b; in smooth mode s * a + (1 - s) * b
+    select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
+
+
+def blend(s: Any, a: Any, b: Any) -> Any:
+    """The choice between a and b in smooth mode, where s is between 0 and 1."""
+    return s * a + (1 - s) * b
 
 
 V_THRESHOLD = Float("v_threshold", 1.0, "threshold of the membrane potential")
 V_RESET = Float("v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted")
 DETACH_RESET = Flag("detach_reset", False, "keep the gradient of the spike out of the reset")
+Parameter = Float | Flag
 TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1), inverse="decay")
 DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
 
@@ -122,10 +128,10 @@ class Neuron:
     """The charge, as the docs print it."""
     states: ClassVar[tuple[State, ...]] = (State("v", "membrane potential", start="v_reset"),)
     learned: ClassVar[tuple[Learned, ...]] = ()
-    parameters: ClassVar[tuple[Float | Flag, ...]] = ()
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
 
     @classmethod
-    def all_parameters(cls) -> tuple[Float | Flag, ...]:
+    def all_parameters(cls) -> tuple[Parameter, ...]:
         """The neuron's own parameters, then those of firing and reset, in the order of the operator's schema."""
         return (*cls.parameters, V_THRESHOLD, V_RESET, DETACH_RESET)
 
@@ -174,7 +180,7 @@ class LIF(Neuron):
         "h = v + (x - (v - v_reset)) * decay",
         "h = v - (v - v_reset) * decay + x   (decay_input=False)",
     )
-    parameters = (TAU, DECAY_INPUT)
+    parameters: ClassVar[tuple[Parameter, ...]] = (TAU, DECAY_INPUT)
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
@@ -193,7 +199,9 @@ class ParametricLIF(LIF):
             "decay",
             "what the membrane forgets in a step, 1 / tau",
             Range(0, 1, low_open=True),
-            argument=Float("init_tau", 2.0, "membrane time constant at the start, in time steps", Range(1, low_open=True)),
+            argument=Float(
+                "init_tau", 2.0, "membrane time constant at the start, in time steps", Range(1, low_open=True)
+            ),
             weight="w",
         ),
     )

@@ -105,7 +105,8 @@ struct Backward : Node {
     for (const c10::IValue& value : arguments) args.collect(value);
   }
 
-  variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& saved) override {
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
     saved.before(tensors);
     variable_list out = apply(variable_list(grads));
     saved.after(tensors);

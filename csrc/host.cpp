@@ -29,7 +29,8 @@ namespace {
 
 using at::Tensor;
 
-// ---- reading and checking the arguments -------------------------------------------------------------------------------
+// ---- reading and checking the arguments
+// -------------------------------------------------------------------------------
 
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
@@ -100,8 +101,8 @@ void check_x(Call& call) {
 }
 
 void check_tensor(const Call& call, const char* name, const Tensor& t) {
-  SNNKERN_CHECK(call, t.device() == call.x.device(), name, " must be on the device of x_seq, ", call.x.device(), ", got ",
-                t.device());
+  SNNKERN_CHECK(call, t.device() == call.x.device(), name, " must be on the device of x_seq, ", call.x.device(),
+                ", got ", t.device());
   SNNKERN_CHECK(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type());
 }
 
@@ -132,12 +133,13 @@ void read_surrogate_params(Call& call, const c10::IValue& value) {
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
   if (value.isNone()) return;
   const auto given = value.toDoubleVector();
-  SNNKERN_CHECK(call, static_cast<int>(given.size()) == spec.param_count, "surrogate_params must have ", spec.param_count,
-                spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name, "', got ", given.size());
+  SNNKERN_CHECK(call, static_cast<int>(given.size()) == spec.param_count, "surrogate_params must have ",
+                spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
+                "', got ", given.size());
   for (int i = 0; i < spec.param_count; ++i) {
     const SurrogateParam& p = spec.params[i];
-    SNNKERN_CHECK(call, p.range.holds(given[i]), "surrogate_params: ", p.name, " of surrogate '", spec.name, "' must be ",
-                  p.range.text, ", got ", given[i]);
+    SNNKERN_CHECK(call, p.range.holds(given[i]), "surrogate_params: ", p.name, " of surrogate '", spec.name,
+                  "' must be ", p.range.text, ", got ", given[i]);
     call.args.surrogate[i] = given[i];
   }
 }
@@ -174,7 +176,8 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         [[fallthrough]];
       case Kind::kFloat: {
         const double number = value.toDouble();
-        SNNKERN_CHECK(call, argument.range.holds(number), argument.name, " must be ", argument.range.text, ", got ", number);
+        SNNKERN_CHECK(call, argument.range.holds(number), argument.name, " must be ", argument.range.text, ", got ",
+                      number);
         call.args.params[param++] = argument.inverse ? 1 / number : number;
         break;
       }
@@ -199,14 +202,15 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
   const SurrogateSpec& surrogate = kSurrogates[call.surrogate];
-  SNNKERN_CHECK(call, call.spiking || surrogate.has_primitive, "spiking=False needs a surrogate with a smooth primitive; '",
-                surrogate.name, "' has none");
+  SNNKERN_CHECK(call, call.spiking || surrogate.has_primitive,
+                "spiking=False needs a surrogate with a smooth primitive; '", surrogate.name, "' has none");
   SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
                 "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
   return call;
 }
 
-// ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree --------------------------------------
+// ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree
+// --------------------------------------
 
 // Whether x can be worked on in its storage order: dense, time outermost.
 bool is_time_major(const Tensor& x) {
@@ -248,7 +252,8 @@ Tensor laid_out(const Tensor& t, const Tensor& like, at::ScalarType type) {
 
 const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 
-// ---- look up and launch -----------------------------------------------------------------------------------------------
+// ---- look up and launch
+// -----------------------------------------------------------------------------------------------
 
 template <class Kernel>
 Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
@@ -256,14 +261,15 @@ Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNe
   const size_t neuron = &call.neuron - kNeurons;
   const Row<Kernel>* row = table[neuron][pass == kForward ? 0 : call.surrogate + 1];
   const Kernel kernel = row ? row->kernel[pass][call.reset][call.dtype] : nullptr;
-  SNNKERN_CHECK(call, kernel, "this build of snnkern leaves out ", call.neuron.name, ":", kSurrogates[call.surrogate].name, ":",
-                kResetNames[call.reset], ":", kDtypeNames[call.dtype],
+  SNNKERN_CHECK(call, kernel, "this build of snnkern leaves out ", call.neuron.name, ":",
+                kSurrogates[call.surrogate].name, ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
   return kernel;
 }
 
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
-  const Pass pass = call.spiking ? (is_backward ? kBackward : kForward) : (is_backward ? kSmoothBackward : kSmoothForward);
+  const Pass pass =
+      call.spiking ? (is_backward ? kBackward : kForward) : (is_backward ? kSmoothBackward : kSmoothForward);
   if (call.x.is_cpu()) {
     const CpuKernel kernel = look_up(call, cpu::kTable, pass);
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
@@ -282,8 +288,9 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const char* error = kernel(args, stream);
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
 #else
-  SNNKERN_CHECK(call, false, "x_seq is on ", call.x.device(),
-                ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
+  SNNKERN_CHECK(
+      call, false, "x_seq is on ", call.x.device(),
+      ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
 #endif
 }
 
@@ -405,7 +412,8 @@ void list(const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurr
         for (int d = 0; d < kDtypes; ++d) {
           const Row<Kernel>* row = table[n][s + 1];
           if (row && row->kernel[kBackward][r][d]) {
-            out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" + kDtypeNames[d]);
+            out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" +
+                          kDtypeNames[d]);
           }
         }
       }
@@ -426,7 +434,8 @@ std::vector<std::string> compiled_combinations(const std::string& device) {
 
 const char* cpu_instruction_set() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return "x86-64-v4";
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return "x86-64-v4";
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
 #endif
   return "baseline";

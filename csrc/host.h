@@ -1,4 +1,5 @@
-// From an operator's arguments to a kernel, once for every neuron and every device: check, lay out, allocate, look up, launch.
+// From an operator's arguments to a kernel, once for every neuron and every device: check, lay out, allocate, look up,
+// launch.
 #pragma once
 #include <ATen/core/stack.h>
 

@@ -1,5 +1,5 @@
-// The time loops for CUDA, forward and BPTT, over a generated neuron. A thread owns V neighbouring neurons for all time steps:
-// rows are read and written in vectors of V, states stay in registers.
+// The time loops for CUDA, forward and BPTT, over a generated neuron. A thread owns V neighbouring neurons for all time
+// steps: rows are read and written in vectors of V, states stay in registers.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Chunks of C steps, from the last to the first: the states that enter each step are recomputed into registers, then the
-// chunk is walked back. C is the checkpoint period, or less when T <= C and there is one chunk.
+// Chunks of C steps, from the last to the first: the states that enter each step are recomputed into registers, then
+// the chunk is walked back. C is the checkpoint period, or less when T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {

@@ -1,4 +1,5 @@
-// What a kernel is: its arguments, and the row of kernels that one generated file defines. No torch header from here down.
+// What a kernel is: its arguments, and the row of kernels that one generated file defines. No torch header from here
+// down.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -26,8 +27,9 @@ constexpr int kMaxSurrogateParams = 4;
 constexpr int64_t kCheckpointPeriod = 16;
 constexpr int64_t checkpoint_count(int64_t T) { return (T - 1) / kCheckpointPeriod; }
 
-// Sequences are [T, N] in storage order, states [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others have the
-// state dtype: float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient that is zero.
+// Sequences are [T, N] in storage order, states [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others
+// have the state dtype: float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient
+// that is zero.
 struct KernelArgs {
   int64_t T, N;
   const void* x;
@@ -46,7 +48,7 @@ struct KernelArgs {
 
   double params[kMaxParams];
   const void* learned[kMaxParams];  // one element of the state dtype
-  int64_t flags[kMaxFlags];  // 0 or -1
+  int64_t flags[kMaxFlags];         // 0 or -1
   double surrogate[kMaxSurrogateParams];
 };
 
@@ -77,8 +79,8 @@ SNNKERN_FN To bit_cast(From from) {
   return to;
 }
 
-// A switch that is the same for all neurons: all bits set, or none. GCC does not vectorise `flag ? a : b` when the flag is the
-// same for all lanes, so on the CPU the choice is made in bits.
+// A switch that is the same for all neurons: all bits set, or none. GCC does not vectorise `flag ? a : b` when the flag
+// is the same for all lanes, so on the CPU the choice is made in bits.
 template <class R>
 using Mask = std::conditional_t<sizeof(R) == 8, int64_t, int32_t>;
 
@@ -87,7 +89,7 @@ SNNKERN_FN R choose(Mask<R> mask, R a, R b) {
 #ifdef __CUDA_ARCH__
   return mask ? a : b;
 #else
-  return bit_cast<R>((bit_cast<Mask<R>>(a) & mask) | (bit_cast<Mask<R>>(b) & ~mask));
+  return bit_cast<R>((bit_cast<Mask<R> >(a) & mask) | (bit_cast<Mask<R> >(b) & ~mask));
 #endif
 }
 

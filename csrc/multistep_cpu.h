@@ -1,5 +1,6 @@
-// The time loops for the CPU, forward and BPTT, over a generated neuron. Time runs outside, a block of neurons inside: the
-// inner loops have a constant trip count and no branch, so that the compiler vectorises them for each instruction set.
+// The time loops for the CPU, forward and BPTT, over a generated neuron. Time runs outside, a block of neurons inside:
+// the inner loops have a constant trip count and no branch, so that the compiler vectorises them for each instruction
+// set.
 #pragma once
 #include "elementary.h"
 #include "multistep.h"
@@ -101,10 +102,10 @@ SNNKERN_FN void forward(const KernelArgs& a, int64_t begin, int64_t end) {
 
 // One step of BPTT of a block: from the states that entered the step and the gradients that come into its results.
 template <class Neuron, class Surrogate, class T, class R, int S, int L>
-SNNKERN_FN void step_back(const typename Neuron::template Params<R>& p, const Surrogate& surrogate, const T* __restrict x,
-                          const R (&__restrict old)[S][kCpuBlock], const T* __restrict grad_spike,
-                          R (&__restrict grad)[S][kCpuBlock], R (&__restrict grad_param)[L][kCpuBlock],
-                          T* __restrict grad_x) {
+SNNKERN_FN void step_back(const typename Neuron::template Params<R>& p, const Surrogate& surrogate,
+                          const T* __restrict x, const R (&__restrict old)[S][kCpuBlock],
+                          const T* __restrict grad_spike, R (&__restrict grad)[S][kCpuBlock],
+                          R (&__restrict grad_param)[L][kCpuBlock], T* __restrict grad_x) {
   for (int64_t i = 0; i < kCpuBlock; ++i) {
     R s[S], g[S], gp[L];
     for (int k = 0; k < S; ++k) s[k] = old[k][i], g[k] = grad[k][i];

@@ -20,7 +20,9 @@ template <void (*function)(const NeuronSpec&, torch::jit::Stack&)>
 torch::CppFunction boxed(const NeuronSpec& neuron) {
   struct Kernel : c10::OperatorKernel {
     explicit Kernel(const NeuronSpec& neuron) : neuron(neuron) {}
-    void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) { function(neuron, *stack); }
+    void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
+      function(neuron, *stack);
+    }
     const NeuronSpec& neuron;
   };
   return torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Kernel>(neuron));

@@ -11,6 +11,7 @@ The operators behind them are torch.ops.snnkern.<neuron>_forward.
 from importlib.metadata import version as _version
 
 from ._library import build_info, kernels
+
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 
 __version__ = _version("snnkern")

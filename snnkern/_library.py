@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,13 @@ def _load() -> Any:
             f"`{_REINSTALL}` in the source folder and import from elsewhere."
         )
     try:
-        torch.ops.load_library(_LIBRARY)
-        from . import _C
+        torch.ops.load_library(_LIBRARY)  # type: ignore[no-untyped-call]
+        return importlib.import_module("snnkern._C")
     except (OSError, ImportError) as error:
         raise ImportError(
             f"snnkern: the library was built for {_built_for()} and does not load with torch {torch.__version__}. "
             f"Rebuild it with this torch: `{_REINSTALL}` in the source folder. ({error})"
         ) from error
-    return _C
 
 
 _C = _load()

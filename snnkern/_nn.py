@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ class MultiStep(torch.nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name in self._state_names:
             for key in (name, f"{name}_seq"):
                 state = getattr(self, key)
@@ -80,6 +81,10 @@ class MultiStep(torch.nn.Module):
                 if own.get(key) is not None:
                     own[key] = own[key].detach()
         return own
+
+    def reset(self) -> None:
+        """Forgets the state; each neuron has its own, which TorchScript can compile."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         shown = [f"{name}={getattr(self, name)}" for name in self._shown]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._surrogate import Surrogate
-from .codegen.neurons import NEURONS, Float, Step
+from .codegen.neurons import NEURONS, Float, Step, blend
 
 _BY_NAME = {n.name: n for n in NEURONS}
 
@@ -40,7 +40,8 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         (u,) = ctx.saved_tensors
-        return tangent * ctx.surrogate.gradient(u)
+        slope: Tensor = ctx.surrogate.gradient(u)
+        return tangent * slope
 
 
 class _Select(torch.autograd.Function):
@@ -67,7 +68,8 @@ class _Select(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, ds: Tensor, da: Tensor, db: Tensor) -> Tensor:
         s, a, b = ctx.saved_tensors
-        return ds * (a - b) + torch.where(s != 0, da, db)
+        choice: Tensor = torch.where(s != 0, da, db) + ds * (a - b)
+        return choice
 
 
 def multistep(
@@ -101,8 +103,12 @@ def multistep(
         else:
             setattr(p, q.name, value)
 
-    select = _Select.apply if surrogate.spiking else lambda s, a, b: s * a + (1 - s) * b
-    step = Step(lambda u: _Fire.apply(u, surrogate), select, "soft" if soft else "hard")
+    select = _Select.apply if surrogate.spiking else blend
+
+    def fire(u: Tensor) -> Any:
+        return _Fire.apply(u, surrogate)  # type: ignore[no-untyped-call]
+
+    step = Step(fire, select, "soft" if soft else "hard")
 
     shape = x_seq.shape[1:]
     states = []

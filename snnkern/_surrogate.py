@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import _torch_ops as _torch_ops  # teaches the equations to choose by a tensor
+from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
 from .codegen.surrogates import SURROGATES
 from .codegen.surrogates import Surrogate as Equations
 
@@ -62,6 +62,8 @@ class Surrogate:
         p = SimpleNamespace()
         for param in self.equations.parameters:
             value = getattr(self, param.name)
-            setattr(p, param.name, value if param.range.integer else torch.tensor(value, dtype=x.dtype, device=x.device))
-        out = function(x, p)
+            setattr(
+                p, param.name, value if param.range.integer else torch.tensor(value, dtype=x.dtype, device=x.device)
+            )
+        out: Tensor = function(x, p)
         return out if out.shape == x.shape else out.expand_as(x)

@@ -29,7 +29,9 @@ def info() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m snnkern", description="Spiking-neuron kernels for PyTorch.")
-    parser.add_subparsers(dest="command", required=True).add_parser("info", help="versions, build, devices, combinations")
+    parser.add_subparsers(dest="command", required=True).add_parser(
+        "info", help="versions, build, devices, combinations"
+    )
     parser.parse_args(argv)
     print(info())
     return 0

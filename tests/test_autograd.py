@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from snnkern import functional, reference
+
 from support import NEURON_NAMES, function, inputs, noise
 
 
@@ -19,7 +20,9 @@ def test_a_missing_gradient_counts_as_zero(neuron: str, store_v_seq: bool, devic
     for module in (functional, reference):
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
         spikes, v = function(module, neuron)(**leaves, store_v_seq=store_v_seq)
-        grads.append([torch.autograd.grad(o.square().sum(), list(leaves.values()), retain_graph=True) for o in (spikes, v)])
+        grads.append(
+            [torch.autograd.grad(o.square().sum(), list(leaves.values()), retain_graph=True) for o in (spikes, v)]
+        )
     for got, expected in zip(*grads, strict=True):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -83,7 +86,9 @@ def test_double_backward_is_an_error_and_the_reference_does_it(neuron: str, devi
     x = tensors["x_seq"]
     spikes, _ = function(functional, neuron)(**tensors)
     (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=re.escape(f"snnkern.{neuron}_forward: double backward (create_graph=True) is not supported")):
+    with pytest.raises(
+        RuntimeError, match=re.escape(f"snnkern.{neuron}_forward: double backward (create_graph=True) is not supported")
+    ):
         grad.square().sum().backward()
 
     def total(x: torch.Tensor) -> torch.Tensor:
@@ -105,7 +110,9 @@ def test_forward_mode_is_an_error_and_the_reference_does_it(neuron: str) -> None
     def run(module: object) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.func.jvp(lambda x: function(module, neuron)(x, **tensors)[0], (x,), (torch.ones_like(x),))  # type: ignore[no-any-return]
 
-    with pytest.raises(NotImplementedError, match=re.escape(f"snnkern.{neuron}_forward: forward-mode AD (jvp) is not supported")):
+    with pytest.raises(
+        NotImplementedError, match=re.escape(f"snnkern.{neuron}_forward: forward-mode AD (jvp) is not supported")
+    ):
         run(functional)
     assert run(reference)[1].abs().max() > 0
 

@@ -25,7 +25,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("source")
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("generated", "_generated", "__pycache__"))
+            shutil.copytree(
+                ROOT / part, folder / part, ignore=shutil.ignore_patterns("generated", "_generated", "__pycache__")
+            )
         else:
             shutil.copy(ROOT / part, folder / part)
     yield folder
@@ -33,7 +35,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    out = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    out = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     assert not check or out.returncode == 0, out.stdout + out.stderr
     return out
 
@@ -42,7 +46,17 @@ def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> sub
 def restricted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """snnkern built for one combination."""
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", str(target), "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-build-isolation",
+        "--no-deps",
+        "--target",
+        str(target),
+        ".",
+    ]
     run(*command, cwd=source, SNNKERN_ONLY="lif:atan:hard:f32", SNNKERN_CUDA="0")
     return target
 
@@ -63,7 +77,9 @@ for call in (lambda: torch.ops.snnkern.if_forward(x), lambda: torch.ops.snnkern.
 """
     lines = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(restricted)).stdout.splitlines()
     assert lines[0] == "{'cpu': ['lif:atan:hard:f32'], 'cuda': []}"
-    assert lines[1].startswith("snnkern.if_forward: this build of snnkern leaves out if:sigmoid:hard:f32 (SNNKERN_ONLY was set")
+    assert lines[1].startswith(
+        "snnkern.if_forward: this build of snnkern leaves out if:sigmoid:hard:f32 (SNNKERN_ONLY was set"
+    )
     assert "leaves out lif:atan:hard:f64" in lines[2]
     assert lines[3].startswith("snnkern.lif_backward: this build of snnkern leaves out lif:sigmoid:hard:f32")
 
@@ -75,7 +91,9 @@ def test_a_library_that_does_not_load_is_explained(restricted: Path, tmp_path: P
     library.write_bytes(b"not a library")
     out = run(sys.executable, "-c", "import snnkern", cwd=tmp_path, check=False, PYTHONPATH=str(broken))
     release = ".".join(torch.__version__.split(".")[:2])
-    assert f"the library was built for torch=={release}.* and does not load with torch {torch.__version__}" in out.stderr
+    assert (
+        f"the library was built for torch=={release}.* and does not load with torch {torch.__version__}" in out.stderr
+    )
     assert "Rebuild it with this torch: `pip install --no-build-isolation" in out.stderr
     library.unlink()
     out = run(sys.executable, "-c", "import snnkern", cwd=tmp_path, check=False, PYTHONPATH=str(broken))
@@ -109,7 +127,11 @@ sys.argv = ["setup.py", "--version"]
 exec(compile(open("setup.py").read().replace("__file__", "'setup.py'"), "setup.py", "exec"))
 """
     out = run(sys.executable, "-c", code, cwd=source, check=False, SNNKERN_CUDA="auto")
-    assert out.returncode != 0 and "is a CUDA build, but nvcc was not found" in out.stderr and "SNNKERN_CUDA=0" in out.stderr
+    assert (
+        out.returncode != 0
+        and "is a CUDA build, but nvcc was not found" in out.stderr
+        and "SNNKERN_CUDA=0" in out.stderr
+    )
 
 
 def test_the_metadata_pins_the_torch_of_the_build() -> None:

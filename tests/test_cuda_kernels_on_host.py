@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import snnkern  # noqa: F401  loads the operators
 import torch
+
+import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen import emit
 from snnkern.codegen.neurons import NEURONS, RESETS, Flag, Float, Neuron
 from snnkern.codegen.surrogates import SURROGATES, Surrogate
@@ -40,6 +41,7 @@ HOST_CUDA = HERE / "host_cuda"
 
 # With and without library functions, with an integer parameter and with four; the loops around them are the same for all.
 USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "squarewave_fourier_series", "multi_gaussian")
+WHOLE_GRID = ("sigmoid", "atan")  # the loops do not know the surrogate, so for the others a part of the grid will do
 SELECTION = emit.Selection(surrogates=tuple(s for s in SURROGATES if s.name in USED))
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -50,7 +52,12 @@ CHECKPOINT_PERIOD = 16
 
 # The vector widths, for BPTT with the chunk length, that a dtype uses.
 NARROW: set[tuple[int, ...]] = {(1, 16)}
-FORWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {"f32": {(1,), (4,)}, "f64": {(1,)}, "f16": {(1,), (8,)}, "bf16": {(1,), (8,)}}
+FORWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
+    "f32": {(1,), (4,)},
+    "f64": {(1,)},
+    "f16": {(1,), (8,)},
+    "bf16": {(1,), (8,)},
+}
 BACKWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
     "f32": NARROW | {(4, 4), (4, 8), (2, 16)},
     "f64": NARROW,
@@ -290,7 +297,7 @@ def cpu_backward(case: Case, inputs: Inputs, checkpoints: torch.Tensor) -> list[
     return list(operator(*grads, checkpoints, *operator_arguments(case, inputs)))
 
 
-GUARD = 64
+GUARD = 2048  # more than a row
 
 
 @dataclass
@@ -416,7 +423,9 @@ def check(case: Case, got: list[torch.Tensor], want: list[torch.Tensor], exact: 
             assert same_bits(a, b), f"result {i} of {case}\ngot  {a}\nwant {b}"
         else:
             tolerance = TOLERANCE[a.dtype]
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda text, i=i: f"result {i} of {case}\n{text}")
+            torch.testing.assert_close(
+                a, b, rtol=tolerance, atol=tolerance, msg=lambda text, i=i: f"result {i} of {case}\n{text}"
+            )
 
 
 def check_forward(host_cuda: HostCuda, case: Case, seed: int) -> None:
@@ -478,9 +487,13 @@ def test_forward(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: s
 @each_dtype
 @each_reset
 @each_neuron
-def test_backward(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, surrogate: type[Surrogate]) -> None:
+def test_backward(
+    host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, surrogate: type[Surrogate]
+) -> None:
     ran = set()
-    for seed, case in enumerate(grid(Case(neuron, reset, dtype, surrogate), backward=True, each=1)):
+    cases = grid(Case(neuron, reset, dtype, surrogate), backward=True, each=1)
+    thin = 1 if surrogate.name in WHOLE_GRID else 4
+    for seed, case in enumerate(itertools.islice(cases, 0, None, thin)):
         check_backward(host_cuda, case, seed)
         ran.add(host_cuda.variant())
     assert ran == BACKWARD_VARIANTS[dtype]
@@ -505,7 +518,16 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
 @each_neuron
 def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
     limits = torch.finfo(DTYPES[dtype])
-    special = [math.inf, -math.inf, math.nan, -0.0, limits.max, limits.min, limits.smallest_normal, limits.smallest_normal / 4]
+    special = [
+        math.inf,
+        -math.inf,
+        math.nan,
+        -0.0,
+        limits.max,
+        limits.min,
+        limits.smallest_normal,
+        limits.smallest_normal / 4,
+    ]
     for store_seq in (False, True):
         case = Case(neuron, reset, dtype, T=20, N=8, store_seq=store_seq)
         inputs = inputs_of(case)
@@ -550,70 +572,73 @@ def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dty
 
 
 @pytest.mark.parametrize(
-    ("dtype", "T", "N", "forward", "backward"),
+    ("dtype", "T", "N", "want"),
     [
-        ("f32", 4, 8, (4,), (4, 4)),
-        ("f32", 5, 8, (4,), (4, 8)),
-        ("f32", 8, 64, (4,), (4, 8)),
-        ("f32", 9, 64, (4,), (2, 16)),
-        ("f32", 4, 2, (1,), (2, 16)),
-        ("f32", 33, 130, (1,), (2, 16)),
-        ("f32", 33, 7, (1,), (1, 16)),
-        ("f16", 4, 8, (8,), (8, 4)),
-        ("bf16", 3, 12, (1,), (4, 8)),
-        ("f16", 8, 64, (8,), (4, 8)),
-        ("bf16", 40, 64, (8,), (2, 16)),
-        ("f16", 4, 3, (1,), (1, 16)),
-        ("f64", 4, 64, (1,), (1, 16)),
+        ("f32", 4, 8, [(4,), (4, 4)]),
+        ("f32", 5, 8, [(4,), (4, 8)]),
+        ("f32", 8, 64, [(4,), (4, 8)]),
+        ("f32", 9, 64, [(4,), (2, 16)]),
+        ("f32", 4, 2, [(1,), (2, 16)]),
+        ("f32", 33, 130, [(1,), (2, 16)]),
+        ("f32", 33, 7, [(1,), (1, 16)]),
+        ("f16", 4, 8, [(8,), (8, 4)]),
+        ("bf16", 3, 12, [(1,), (4, 8)]),
+        ("f16", 8, 64, [(8,), (4, 8)]),
+        ("bf16", 40, 64, [(8,), (2, 16)]),
+        ("f16", 4, 3, [(1,), (1, 16)]),
+        ("f64", 4, 64, [(1,), (1, 16)]),
     ],
 )
-def test_choice_of_variant(
-    host_cuda: HostCuda, dtype: str, T: int, N: int, forward: tuple[int, ...], backward: tuple[int, ...]
-) -> None:
+def test_choice_of_variant(host_cuda: HostCuda, dtype: str, T: int, N: int, want: list[tuple[int, ...]]) -> None:
+    """The widest vectors that fit, and in BPTT the chunk that is as long as T needs: [forward, backward]."""
     host_cuda.mode(run=False)
     case = Case(dtype=dtype, T=T, N=N)
-    host_forward(host_cuda, case, inputs_of(case))
-    assert host_cuda.variant() == forward
-    host_backward(host_cuda, case, inputs_of(case), torch.zeros(case.checkpoint_shape, dtype=case.state_type))
-    assert host_cuda.variant() == backward
+    for backward, variant in enumerate(want):
+        assert host_cuda.call(case, KernelArgs(T=T, N=N), bool(backward)) is None
+        assert host_cuda.variant() == variant
 
 
 def vector_pointers(case: Case, backward: bool) -> list[tuple[str, int | None, int]]:
     """(field of KernelArgs, index, bytes an element) of every tensor that a kernel reads or writes in vectors."""
     item, state = case.type.itemsize, case.state_type.itemsize
-    each_state, each_learned = range(len(case.neuron.states)), range(len(case.neuron.learned))
+    states, learned = range(len(case.neuron.states)), range(len(case.neuron.learned))
     out: list[tuple[str, int | None, int]] = [("x", None, item), ("checkpoints", None, state)]
-    out += [("state_init", k, state) for k in each_state]
-    if backward:
-        out += [("grad_spike", None, item), ("grad_x", None, item)]
-        out += [(name, k, state) for name in ("grad_state", "grad_init") for k in each_state]
-        return out + [("grad_param", k, state) for k in each_learned]
-    return [*out, ("spike", None, item), *(("state", k, state) for k in each_state)]
+    out += [("state_init", k, state) for k in states]
+    if not backward:
+        return [*out, ("spike", None, item), *(("state", k, state) for k in states)]
+    out += [("grad_spike", None, item), ("grad_x", None, item)]
+    out += [(name, k, state) for name in ("grad_state", "grad_init") for k in states]
+    return out + [("grad_param", k, state) for k in learned]
+
+
+def set_pointer(args: KernelArgs, name: str, index: int | None, address: int) -> None:
+    if index is None:
+        setattr(args, name, address)
+    else:
+        getattr(args, name)[index] = address
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @each_neuron
-def test_one_unaligned_tensor_suffices(host_cuda: HostCuda, neuron: type[Neuron], dtype: str, backward: bool) -> None:
+def test_one_unaligned_tensor_makes_all_accesses_narrow(
+    host_cuda: HostCuda, neuron: type[Neuron], dtype: str, backward: bool
+) -> None:
     host_cuda.mode(run=False)
+    aligned = 4096  # never read
     for T in (4, 8, 33):
         case = Case(neuron, dtype=dtype, T=T, N=64)
+        args = KernelArgs(T=T, N=64)
         pointers = vector_pointers(case, backward)
-
-        def variant(name: str | None = None, index: int | None = None, shift: int = 0) -> tuple[int, ...]:
-            args = KernelArgs(T=case.T, N=case.N)  # noqa: B023  called at once
-            for field_name, k, _ in pointers:  # noqa: B023
-                address = 4096 + (shift if (field_name, k) == (name, index) else 0)
-                if k is None:
-                    setattr(args, field_name, address)
-                else:
-                    getattr(args, field_name)[k] = address
-            assert host_cuda.call(case, args, backward) is None  # noqa: B023
-            return host_cuda.variant()
-
-        assert variant()[0] > 1
+        for name, index, _ in pointers:
+            set_pointer(args, name, index, aligned)
+        assert host_cuda.call(case, args, backward) is None
+        assert host_cuda.variant()[0] > 1
         for name, index, size in pointers:
-            assert variant(name, index, size)[0] == 1, (T, name)
+            set_pointer(args, name, index, aligned + size)
+            assert host_cuda.call(case, args, backward) is None
+            assert host_cuda.variant()[0] == 1, (T, name)
+            set_pointer(args, name, index, aligned)
 
 
 def test_launch_errors_come_back_as_text(host_cuda: HostCuda) -> None:

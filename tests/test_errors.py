@@ -17,10 +17,22 @@ X = torch.zeros(4, 3)
 FLOATING = "float32, float64, float16 or bfloat16"
 
 CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "x rank": (lif, {"x_seq": torch.zeros(4)}, "snnkern.lif_forward: x_seq must be [T, N, ...] with at least 2 dimensions, got 1 dimension"),
-    "x scalar": (lif, {"x_seq": torch.tensor(1.0)}, "x_seq must be [T, N, ...] with at least 2 dimensions, got 0 dimensions"),
+    "x rank": (
+        lif,
+        {"x_seq": torch.zeros(4)},
+        "snnkern.lif_forward: x_seq must be [T, N, ...] with at least 2 dimensions, got 1 dimension",
+    ),
+    "x scalar": (
+        lif,
+        {"x_seq": torch.tensor(1.0)},
+        "x_seq must be [T, N, ...] with at least 2 dimensions, got 0 dimensions",
+    ),
     "x dtype": (lif, {"x_seq": torch.zeros(4, 3, dtype=torch.int64)}, f"x_seq must be {FLOATING}, got Long"),
-    "x complex": (lif, {"x_seq": torch.zeros(4, 3, dtype=torch.complex64)}, f"x_seq must be {FLOATING}, got ComplexFloat"),
+    "x complex": (
+        lif,
+        {"x_seq": torch.zeros(4, 3, dtype=torch.complex64)},
+        f"x_seq must be {FLOATING}, got ComplexFloat",
+    ),
     "no time": (lif, {"x_seq": torch.zeros(0, 3)}, "x_seq must have T >= 1 time steps, got T = 0"),
     "v shape": (lif, {"v_init": torch.zeros(4)}, "v_init must have the shape of x_seq[0], [3], got [4]"),
     "v rank": (lif, {"v_init": torch.zeros(1, 3)}, "v_init must have the shape of x_seq[0], [3], got [1, 3]"),
@@ -30,9 +42,21 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "threshold": (lif, {"v_threshold": math.inf}, "v_threshold must be a finite number, got inf"),
     "reset": (lif, {"v_reset": math.nan}, "v_reset must be a finite number, got nan"),
     "surrogate": (lif, {"surrogate": "tanh"}, f"surrogate must be one of {', '.join(SURROGATE_CLASSES)}; got 'tanh'"),
-    "params range": (lif, {"surrogate_params": [0.0]}, "surrogate_params: alpha of surrogate 'sigmoid' must be a finite number > 0, got 0"),
-    "params nan": (lif, {"surrogate_params": [math.nan]}, "surrogate_params: alpha of surrogate 'sigmoid' must be a finite number > 0, got nan"),
-    "params many": (lif, {"surrogate_params": [1.0, 2.0]}, "surrogate_params must have 1 value for surrogate 'sigmoid', got 2"),
+    "params range": (
+        lif,
+        {"surrogate_params": [0.0]},
+        "surrogate_params: alpha of surrogate 'sigmoid' must be a finite number > 0, got 0",
+    ),
+    "params nan": (
+        lif,
+        {"surrogate_params": [math.nan]},
+        "surrogate_params: alpha of surrogate 'sigmoid' must be a finite number > 0, got nan",
+    ),
+    "params many": (
+        lif,
+        {"surrogate_params": [1.0, 2.0]},
+        "surrogate_params must have 1 value for surrogate 'sigmoid', got 2",
+    ),
     "params none": (lif, {"surrogate_params": []}, "surrogate_params must have 1 value for surrogate 'sigmoid', got 0"),
     "params two": (
         lif,
@@ -54,13 +78,25 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"surrogate": "triangle", "spiking": False},
         "spiking=False needs a surrogate with a smooth primitive; 'triangle' has none",
     ),
-    "decay zero": (plif, {"decay": torch.tensor(0.0)}, "snnkern.plif_forward: decay must be a finite number > 0 and <= 1, got 0"),
+    "decay zero": (
+        plif,
+        {"decay": torch.tensor(0.0)},
+        "snnkern.plif_forward: decay must be a finite number > 0 and <= 1, got 0",
+    ),
     "decay large": (plif, {"decay": torch.tensor(1.5)}, "decay must be a finite number > 0 and <= 1, got 1.5"),
     "decay nan": (plif, {"decay": torch.tensor(math.nan)}, "decay must be a finite number > 0 and <= 1, got nan"),
     "decay shape": (plif, {"decay": torch.full((3,), 0.5)}, "decay must be a tensor of one element, got shape [3]"),
     "decay dtype": (plif, {"decay": torch.tensor(1)}, f"decay must be {FLOATING}, got Long"),
-    "v device": (lif, {"v_init": torch.zeros(3, device="meta")}, "v_init must be on the device of x_seq, cpu, got meta"),
-    "decay device": (plif, {"decay": torch.tensor(0.5, device="meta")}, "decay must be on the device of x_seq, cpu, got meta"),
+    "v device": (
+        lif,
+        {"v_init": torch.zeros(3, device="meta")},
+        "v_init must be on the device of x_seq, cpu, got meta",
+    ),
+    "decay device": (
+        plif,
+        {"decay": torch.tensor(0.5, device="meta")},
+        "decay must be on the device of x_seq, cpu, got meta",
+    ),
 }
 
 

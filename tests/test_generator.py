@@ -14,6 +14,7 @@ from snnkern.codegen import emit, emit_python
 from snnkern.codegen.__main__ import differences, write
 from snnkern.codegen.expr import where
 from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range
+
 from support import COMBINATIONS, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +158,13 @@ def test_derived_bptt_is_the_one_derived_by_hand(reset: str, detach: bool, decay
     grads = emit.expr.backward([(t.spike, var("gs")), (t.new[0], var("gv"))], [t.x, *t.old, *t.learned])
     for x, v in ((3.1, 0.4), (-0.7, 0.9), (1.2, -0.3)):
         gs, gv, decay, vth, vr = 0.7, -1.3, 0.35, 1.1, (-0.2 if reset == "hard" else 0.0)
-        parameters = {"decay": decay, "v_threshold": vth, "v_reset": vr, "decay_input": decay_input, "detach_reset": detach}
+        parameters = {
+            "decay": decay,
+            "v_threshold": vth,
+            "v_reset": vr,
+            "decay_input": decay_input,
+            "detach_reset": detach,
+        }
         scope = {"x": x, "v": v, "gs": gs, "gv": gv, **{f"p.{name}": value for name, value in parameters.items()}}
         gx, g_v, g_decay = (evaluate(g, scope, gradient) for g in grads)
         h = v + (x - (v - vr)) * decay if decay_input else v - (v - vr) * decay + x

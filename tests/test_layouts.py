@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snnkern import functional
+
 from support import DTYPES, NEURON_NAMES, check_same, inputs, noise
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support import COMBINATIONS, DTYPES, NEURON_NAMES, SMOOTH_COMBINATIONS, SURROGATE_CLASSES, check_same, flag_settings, inputs
+from support import (
+    COMBINATIONS,
+    DTYPES,
+    NEURON_NAMES,
+    SMOOTH_COMBINATIONS,
+    SURROGATE_CLASSES,
+    check_same,
+    flag_settings,
+    inputs,
+)
 
 T = 19  # one checkpoint, and a chunk that is not full
 
@@ -31,7 +40,10 @@ def test_spiking(combination: str, device: str) -> None:
 def test_smooth(combination: str, device: str) -> None:
     neuron, surrogate, reset, dtype = combination.split(":")
     # Small inputs and few steps: an unbounded primitive feeds back through the reset and grows with every step.
-    tensors = {name: t.detach() * (0.25 if t.dim() else 1) for name, t in inputs(neuron, (6, 3, 5), DTYPES[dtype], device).items()}
+    tensors = {
+        name: t.detach() * (0.25 if t.dim() else 1)
+        for name, t in inputs(neuron, (6, 3, 5), DTYPES[dtype], device).items()
+    }
     for flags in flag_settings(neuron):
         check_same(
             neuron,
@@ -55,13 +67,18 @@ def test_every_length_around_a_chunk(neuron: str, dtype: str, device: str) -> No
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_cpu_and_cuda_agree_to_the_bit(combination: str) -> None:
     from snnkern import functional
+
     from support import function
 
     neuron, surrogate, reset, dtype = combination.split(":")
     outputs = {}
     for where in ("cpu", "cuda"):
         tensors = inputs(neuron, (T, 3, 5), DTYPES[dtype], where)
-        options = {"surrogate": SURROGATE_CLASSES[surrogate](), "v_reset": 0.0 if reset == "hard" else None, "store_v_seq": True}
+        options = {
+            "surrogate": SURROGATE_CLASSES[surrogate](),
+            "v_reset": 0.0 if reset == "hard" else None,
+            "store_v_seq": True,
+        }
         outputs[where] = [t.detach().cpu() for t in function(functional, neuron)(**tensors, **options)]
     for a, b in zip(outputs["cpu"], outputs["cuda"], strict=True):
         assert torch.equal(a, b)

@@ -14,6 +14,7 @@ import torch
 import snnkern
 from snnkern import functional, nn, surrogate
 from snnkern.codegen.neurons import NEURONS
+
 from support import noise
 
 MODULES = [getattr(nn, n.module) for n in NEURONS]
@@ -46,7 +47,9 @@ def test_state_is_kept_until_reset(module: Any, device: str) -> None:
 def test_another_batch_size_needs_a_reset(module: Any) -> None:
     neuron = module()
     neuron(torch.zeros(2, 3, 4))
-    with pytest.raises(RuntimeError, match=re.escape("the kept state has shape [3, 4], but x_seq[0] has shape [5, 4]: call reset()")):
+    with pytest.raises(
+        RuntimeError, match=re.escape("the kept state has shape [3, 4], but x_seq[0] has shape [5, 4]: call reset()")
+    ):
         neuron(torch.zeros(2, 5, 4))
     neuron.reset()
     assert neuron(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
@@ -133,7 +136,10 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
         (lambda: nn.LIF(tau=1.0), "snnkern.nn.LIF: tau must be a finite number > 1, got 1.0"),
-        (lambda: nn.ParametricLIF(init_tau=0.5), "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5"),
+        (
+            lambda: nn.ParametricLIF(init_tau=0.5),
+            "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
+        ),
         (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number, got nan"),
         (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a finite number, got '0'"),  # type: ignore[arg-type]
         (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be one of snnkern.surrogate, got 'atan'"),  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 
 from snnkern import functional, reference
 from snnkern.surrogate import ATan, Sigmoid
+
 from support import DTYPES, NEURON_NAMES, function, inputs, noise, results, threads
 
 
@@ -51,10 +52,14 @@ def test_every_half_number_is_read_exactly(dtype: torch.dtype, device: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 def test_half_gradients_are_rounded_to_nearest_even(dtype: torch.dtype, device: str) -> None:
     # With T = 1 and no spike the gradient in x is the gradient in v, a float32, rounded to x's dtype.
-    bits = torch.cat([torch.arange(-(2**31), 2**31, 104729), torch.arange(0, 2**16) * 2**16 + 2**15, torch.arange(0, 2**16) * 2**13])
+    bits = torch.cat(
+        [torch.arange(-(2**31), 2**31, 104729), torch.arange(0, 2**16) * 2**16 + 2**15, torch.arange(0, 2**16) * 2**13]
+    )
     g = bits.clamp(-(2**31), 2**31 - 1).to(torch.int32).view(torch.float32).to(device)
     x = torch.zeros(1, g.numel(), dtype=dtype, device=device, requires_grad=True)
-    (grad,) = torch.autograd.grad(functional.if_(x, detach_reset=True, v_threshold=torch.finfo(torch.float32).max)[1], x, g)
+    (grad,) = torch.autograd.grad(
+        functional.if_(x, detach_reset=True, v_threshold=torch.finfo(torch.float32).max)[1], x, g
+    )
     torch.testing.assert_close(grad[0], g.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 

@@ -12,6 +12,7 @@ import torch
 
 import snnkern
 from snnkern import functional
+
 from support import NEURON_NAMES, inputs, noise
 from test_layouts import channels_last
 
@@ -115,7 +116,9 @@ def test_export() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_module(device: str) -> None:
-    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3.0), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(device)
+    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3.0), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(
+        device
+    )
     scripted = torch.jit.script(net)
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
@@ -137,7 +140,9 @@ def test_the_library_loads_without_python_symbols() -> None:
     library = snnkern._library._LIBRARY
     needed = subprocess.run(["readelf", "-d", str(library)], capture_output=True, text=True, check=True).stdout
     assert "torch_python" not in needed and "libpython" not in needed
-    undefined = subprocess.run(["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True).stdout
+    undefined = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
     assert " Py" not in undefined
 
 

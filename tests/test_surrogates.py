@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, surrogate
+
 from support import SURROGATE_CLASSES
 
+
 # The formulas as published, at the default parameters, one number at a time: independent of codegen/surrogates.py.
-_normal: Callable[[float, float, float], float] = lambda x, m, s: math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
-_logistic: Callable[[float], float] = lambda x: 1 / (1 + math.exp(-x))
+def _normal(x: float, m: float, s: float) -> float:
+    return math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
 PUBLISHED: dict[str, Callable[[float], float]] = {
     "sigmoid": lambda x: 4 * _logistic(4 * x) * (1 - _logistic(4 * x)),
     "atan": lambda x: 1 / (1 + (math.pi * x) ** 2),
@@ -45,7 +53,9 @@ POINTS = [-30.0, -4.0, -1.0, -0.75, -0.5, -0.3, -1e-3, -0.0, 0.0, 1e-3, 0.25, 0.
 def kernel_gradient(name: str, x: Tensor, params: list[float] | None = None) -> Tensor:
     """The surrogate gradient at x as the kernel computes it: one step from 0, threshold 0, detached reset."""
     leaf = x[None].clone().requires_grad_()
-    spikes, _ = torch.ops.snnkern.if_forward(leaf, v_threshold=0.0, detach_reset=True, surrogate=name, surrogate_params=params)
+    spikes, _ = torch.ops.snnkern.if_forward(
+        leaf, v_threshold=0.0, detach_reset=True, surrogate=name, surrogate_params=params
+    )
     (grad,) = torch.autograd.grad(spikes, leaf, torch.ones_like(spikes))
     return grad[0]
 
