@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-BUILD_TOOLS := "setuptools>=77" ninja pybind11 wheel
+BUILD_TOOLS := "setuptools>=64" ninja pybind11 wheel
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cuh)
 SOURCES := setup.py pyproject.toml $(CPP) $(wildcard codegen/*.py snnkern/*.py)
 
@@ -56,10 +56,10 @@ lint: $(VENV)/lint.done
 clean:
 	rm -rf $(VENV) build dist snnkern.egg-info demo csrc/generated snnkern/_generated .hypothesis .mypy_cache .ruff_cache
 
-# Below, a .done file says that a step went well. It is the last thing that a step writes, so a failed one is done again.
+# Below, a .done file says that a step went well. It is the last thing a step writes, so a failed one is done again.
 # A .settings file changes only when its text does: whoever asks for another torch gets it, without a `make clean`.
 $(VENV)/torch.settings: SETTINGS = $(TORCH)
-$(VENV)/build.settings: SETTINGS = cuda=$(SNNKERN_CUDA) only=$(SNNKERN_ONLY) arch=$(TORCH_CUDA_ARCH_LIST) $(sort $(SOURCES))
+$(VENV)/build.settings: SETTINGS = $(SNNKERN_CUDA) / $(SNNKERN_ONLY) / $(TORCH_CUDA_ARCH_LIST) / $(sort $(SOURCES))
 $(VENV)/torch.settings $(VENV)/build.settings: FORCE
 	@mkdir -p $(VENV)
 	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import expr
 from .expr import Expr, Printer, flag, lift, var
-from .neurons import NEURONS, RESETS, Flag, Float, Learned, Neuron, Range, Step, blend
+from .neurons import FINITE, NEURONS, RESETS, Flag, Float, Learned, Neuron, Range, Step, blend
 from .surrogates import SURROGATES, Surrogate
 
 # Names of the specification and their C++ types, in the order of enum Dtype.
@@ -96,7 +96,7 @@ class Argument:
     kind: str  # enum class Kind of csrc/spec.h
     name: str
     schema: str
-    range: Range = Range()
+    range: Range = FINITE
     inverse: bool = False
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
 Value = Union["Expr", float, int]
 
@@ -37,7 +37,7 @@ class Expr:
     """A node of a traced graph. Equal nodes are one object, so identity is equality of structure."""
 
     __slots__ = ("args", "op", "value")
-    _nodes: dict[tuple[Any, ...], Expr] = {}
+    _nodes: ClassVar[dict[tuple[Any, ...], Expr]] = {}
     op: str
     args: tuple[Expr, ...]
     value: Any  # the number of a const, the text of a var or a flag

@@ -53,15 +53,14 @@ class MultiStep(torch.nn.Module):
             setattr(self, f"{state}_seq", None)
 
     def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
-        if state is not None:
-            if state.shape != x_seq.shape[1:]:
-                raise RuntimeError(
-                    "the kept state has shape "
-                    + str(list(state.shape))
-                    + ", but x_seq[0] has shape "
-                    + str(list(x_seq.shape[1:]))
-                    + ": call reset() before a batch of another shape"
-                )
+        if state is not None and state.shape != x_seq.shape[1:]:
+            raise RuntimeError(
+                "the kept state has shape "
+                + str(list(state.shape))
+                + ", but x_seq[0] has shape "
+                + str(list(x_seq.shape[1:]))
+                + ": call reset() before a batch of another shape"
+            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
