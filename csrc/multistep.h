@@ -107,7 +107,7 @@ struct NoSurrogate {
 
 // A CPU kernel computes the neurons [begin, end); begin is a multiple of kCpuBlock.
 using CpuKernel = void (*)(const KernelArgs& args, int64_t begin, int64_t end);
-constexpr int64_t kCpuBlock = 512;
+constexpr int64_t kCpuBlock = 1024;
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
 

@@ -1,13 +1,15 @@
 """The CUDA kernels, run on the host: no GPU and no nvcc, only g++.
 
-host_cuda/cuda_runtime.h makes a launch a loop over blocks and threads, so g++ compiles the generated .cu files as they are.
+host_cuda/cuda_runtime.h makes a launch a loop over blocks and threads, so g++ compiles the generated .cu files
+unchanged.
 
-What these tests promise, of every neuron, reset and dtype: the kernels give the bits that the CPU library gives (where exp or
-the like comes in, the same within rounding); every vector width and chunk length runs, and which one is as designed; all of
-every output is written and nothing beside it; nothing beside an input is read into a result; no thread needs another's work.
+What these tests promise, of every neuron, reset and dtype: the kernels give the bits that the CPU library gives
+(where exp or the like comes in, the same within rounding); every vector width and chunk length runs, and which one is
+as designed; all of every output is written and nothing beside it; nothing beside an input is read into a result; no
+thread needs another's work.
 
-What they cannot show: speed, registers and spills, the conversions that are PTX (elementary.h), the library functions of the
-device, the driver, and how a real GPU orders memory accesses.
+What they cannot show: speed, registers and spills, the conversions that are PTX (elementary.h), the library functions
+of the device, the driver, and how a real GPU orders memory accesses.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent / "csrc"
 HOST_CUDA = HERE / "host_cuda"
 
-# With and without library functions, with an integer parameter and with four; the loops around them are the same for all.
+# With and without library functions, with an integer parameter and with four; the loops are the same for all.
 USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "squarewave_fourier_series", "multi_gaussian")
-WHOLE_GRID = ("sigmoid", "atan")  # the loops do not know the surrogate, so for the others a part of the grid will do
+# The loops do not know the surrogate, so a part of the grid will do for the others.
+WHOLE_GRID = ("sigmoid", "atan")
 ATAN = next(s for s in SURROGATES if s.name == "atan")  # no library function: results are the same to the bit
 SELECTION = emit.Selection(surrogates=tuple(s for s in SURROGATES if s.name in USED))
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -67,7 +70,7 @@ BACKWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
 }
 
 
-# ---- the library --------------------------------------------------------------------------------------------------------
+# ---- the library -----------------------------------------------------------------------------------------------------
 
 
 class KernelArgs(ctypes.Structure):
@@ -189,7 +192,7 @@ def host_cuda(built: HostCuda) -> Iterator[HostCuda]:
     built.mode()
 
 
-# ---- one call -----------------------------------------------------------------------------------------------------------
+# ---- one call --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -394,7 +397,7 @@ def summed(case: Case, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
     return [gradients[0], *(share.clone().sum() for share in gradients[1:last]), *gradients[last:]]
 
 
-# ---- comparison ---------------------------------------------------------------------------------------------------------
+# ---- comparison ------------------------------------------------------------------------------------------------------
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Where a library function differs in the last bits, and a number format rounds that.
@@ -468,7 +471,7 @@ def line(base: Case, backward: bool) -> Iterator[Case]:
         yield replace(base, T=T, N=N, **setting)
 
 
-# ---- tests --------------------------------------------------------------------------------------------------------------
+# ---- tests -----------------------------------------------------------------------------------------------------------
 
 each_neuron = pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: n.name)
 each_reset = pytest.mark.parametrize("reset", RESETS)

@@ -1,4 +1,4 @@
-"""What the sources below the host promise: no torch, so that they compile in seconds and anywhere; nothing of one machine."""
+"""What the sources below the host promise: no torch, so that they compile fast and anywhere; nothing of one machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// As much of CUDA's run time as multistep.cuh needs, on the host: a launch is a loop over blocks and threads. For tests only.
+// As much of CUDA's run time as multistep.cuh needs, for tests on the host: a launch is a loop over blocks and threads.
 #pragma once
 #include <math.h>  // not <cmath>: CUDA has exp(float) and the like in the global namespace
 
@@ -36,8 +36,8 @@ struct HostLaunch {
 };
 inline HostLaunch host_launch;
 
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+template <class... Params, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Arguments&&... arguments) {
   host_launch.kernel = reinterpret_cast<void (*)()>(kernel);
   host_launch.stream = config->stream;
   gridDim = config->gridDim;

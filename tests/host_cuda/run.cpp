@@ -3,6 +3,7 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <iterator>
 
 #include "generated/registry.h"
@@ -37,7 +38,8 @@ void* host_cuda_last_stream() { return host_launch.stream; }
 const char* host_cuda_last_kernel() {
   static char* name = nullptr;
   Dl_info symbol = {};
-  if (!host_launch.kernel || !dladdr(reinterpret_cast<void*>(host_launch.kernel), &symbol) || !symbol.dli_sname) return "";
+  if (!host_launch.kernel || !dladdr(reinterpret_cast<void*>(host_launch.kernel), &symbol)) return "";
+  if (!symbol.dli_sname) return "";
   size_t size = 0;
   free(name);
   name = abi::__cxa_demangle(symbol.dli_sname, nullptr, &size, nullptr);
