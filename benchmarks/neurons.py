@@ -163,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"lif, {surrogate}, T={steps}, N={count}, f32, {options.device}, {options.threads} threads")
                 for work, results in row["results"].items():
                     for name, r in results.items():
-                        print(f"  {work:17} {name:14} {r['milliseconds']:9.3f} ms {r['passes']:7.2f} passes {r['times snnkern']:7.2f} x snnkern")
+                        print(
+                            f"  {work:17} {name:14} {r['milliseconds']:9.3f} ms {r['passes']:7.2f} passes {r['times snnkern']:7.2f} x snnkern"
+                        )
     if options.json:
         about = {
             "command": "python -m benchmarks.neurons " + " ".join(argv if argv is not None else sys.argv[1:]),

@@ -270,7 +270,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=15, help="passes over the training set")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the samples")
-    found = "cuda" if torch.cuda.is_available() and snnkern.kernels()["cuda"] else "cpu"
+    found = "cuda" if torch.cuda.is_available() and snnkern.kernels("cuda") else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=found, help="where to train and to measure")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the picture")
     arguments = parser.parse_args(argv)

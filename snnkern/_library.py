@@ -46,6 +46,12 @@ def build_info() -> dict[str, Any]:
     return {"snnkern": metadata.version("snnkern"), **_C.build_info()}
 
 
-def kernels() -> dict[str, list[str]]:
-    """The compiled combinations by device, as 'lif:atan:hard:f32' (neuron, surrogate, reset, dtype)."""
-    return {device: _C.kernels(device) for device in ("cpu", "cuda")}
+def kernels(device: str = "cpu") -> list[str]:
+    """The combinations compiled for "cpu" or "cuda", as 'lif:atan:hard:f32': neuron, surrogate, reset, dtype.
+
+    A build has the same for both, or none for "cuda".
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f'snnkern.kernels: device must be "cpu" or "cuda", got {device!r}')
+    names: list[str] = _C.kernels(device)
+    return names

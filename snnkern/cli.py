@@ -19,7 +19,8 @@ def info() -> str:
     lines.append(f"devices:\n  cpu: {torch.get_num_threads()} threads")
     for i in range(torch.cuda.device_count()):
         lines.append(f"  cuda:{i}: {torch.cuda.get_device_name(i)}")
-    for device, names in kernels().items():
+    for device in ("cpu", "cuda"):
+        names = kernels(device)
         lines.append(f"{device}: {len(names)} combinations")
         parts = [list(dict.fromkeys(part)) for part in zip(*(name.split(":") for name in names), strict=True)]
         for title, part in zip(("neurons", "surrogates", "resets", "dtypes"), parts, strict=False):

@@ -15,6 +15,8 @@ import torch
 
 import snnkern
 
+from support import COMBINATIONS
+
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("codegen", "csrc", "snnkern", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 
@@ -64,7 +66,7 @@ def restricted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_restricted_build_says_what_it_leaves_out(restricted: Path, tmp_path: Path) -> None:
     code = """
 import torch, snnkern
-print(snnkern.kernels())
+print(snnkern.kernels(), snnkern.kernels("cuda"))
 x = torch.ones(2, 3, requires_grad=True)
 spikes, _ = torch.ops.snnkern.lif_forward(x, surrogate="atan")
 spikes.sum().backward()
@@ -76,7 +78,7 @@ for call in (lambda: torch.ops.snnkern.if_forward(x), lambda: torch.ops.snnkern.
         print(str(error).splitlines()[0])
 """
     lines = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(restricted)).stdout.splitlines()
-    assert lines[0] == "{'cpu': ['lif:atan:hard:f32'], 'cuda': []}"
+    assert lines[0] == "['lif:atan:hard:f32'] []"
     assert lines[1].startswith(
         "snnkern.if_forward: this build of snnkern leaves out if:sigmoid:hard:f32 (SNNKERN_ONLY was set"
     )
@@ -143,8 +145,10 @@ def test_build_info_and_kernels() -> None:
     info = snnkern.build_info()
     assert info["snnkern"] == snnkern.__version__ and info["torch"] == torch.__version__
     assert info["cpu_instruction_set"] in ("baseline", "x86-64-v3", "x86-64-v4")
-    assert len(snnkern.kernels()["cpu"]) == 528
-    assert len(snnkern.kernels()["cuda"]) == (528 if info["cuda"] else 0)
+    assert snnkern.kernels() == COMBINATIONS
+    assert snnkern.kernels("cuda") == (COMBINATIONS if info["cuda"] else [])
+    with pytest.raises(ValueError, match='device must be "cpu" or "cuda", got \'tpu\''):
+        snnkern.kernels("tpu")
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent / "csrc"
 HOST_CUDA = HERE / "host_cuda"
 
-# With and without library functions, with an integer parameter and with four; the loops are the same for all.
-USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "squarewave_fourier_series", "multi_gaussian")
+# With and without library functions, with one parameter and with four; the loops are the same for all.
+USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "multi_gaussian")
 # The loops do not know the surrogate, so a part of the grid will do for the others.
 WHOLE_GRID = ("sigmoid", "atan")
 ATAN = next(s for s in SURROGATES if s.name == "atan")  # no library function: results are the same to the bit
