@@ -134,6 +134,12 @@ def add(a: Expr, b: Expr) -> Expr:
         return b
     if _is(b, 0):
         return a
+    if a.op == b.op and a.op in ("where", "select") and a.args[0] is b.args[0]:  # one of the two terms is 0
+        condition, (x, y), (z, w) = a.args[0], a.args[1:], b.args[1:]
+        if _is(x, 0) and _is(w, 0):
+            return Expr(a.op, condition, z, y)
+        if _is(y, 0) and _is(z, 0):
+            return Expr(a.op, condition, x, w)
     return Expr("-", a, b.args[0]) if b.op == "neg" else Expr("+", a, b)
 
 

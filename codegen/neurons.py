@@ -184,7 +184,9 @@ class LIF(Neuron):
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
-        return where(p.decay_input, v + (x - (v - p.v_reset)) * p.decay, v - (v - p.v_reset) * p.decay + x)
+        # Both forms at once: x enters by one of two doors, and the other term is 0.
+        decayed, whole = where(p.decay_input, x, 0.0), where(p.decay_input, 0.0, x)
+        return v + (decayed - (v - p.v_reset)) * p.decay + whole
 
 
 class ParametricLIF(LIF):

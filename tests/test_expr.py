@@ -71,6 +71,9 @@ def test_only_exact_rewrites() -> None:
     assert (0 + a) is a and (a * 1) is a and (a - 0) is a and (a / 1) is a
     assert (a * 0).value == 0.0 and (0 - (0 - a)) is a
     assert (a + a).op == "+"  # not 2 * a
+    f, b = flag("f"), var("b")
+    assert where(f, a, 0) + where(f, 0, b) is where(f, a, b) is where(f, 0, b) + where(f, a, 0)
+    assert (where(f, a, 0) + where(flag("other"), 0, b)).op == "+"
 
 
 def test_equal_subexpressions_are_computed_once() -> None:
