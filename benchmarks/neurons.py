@@ -26,13 +26,17 @@ SURROGATES = {"atan": snnkern.surrogate.ATan(), "sigmoid": snnkern.surrogate.Sig
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
-class ATanSpike(torch.autograd.Function):
-    """The step function with the gradient of ATan(alpha=2), as one writes it by hand."""
+class Spike(torch.autograd.Function):
+    """The step function, as one writes it by hand; the gradient is a subclass's."""
 
     @staticmethod
     def forward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(u)
         return (u >= 0).to(u.dtype)
+
+
+class ATanSpike(Spike):
+    """With the gradient of ATan(alpha=2)."""
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
@@ -40,13 +44,8 @@ class ATanSpike(torch.autograd.Function):
         return grad / (1 + (math.pi * u) ** 2)
 
 
-class SigmoidSpike(torch.autograd.Function):
-    """The step function with the gradient of Sigmoid(alpha=4), as one writes it by hand."""
-
-    @staticmethod
-    def forward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(u)
-        return (u >= 0).to(u.dtype)
+class SigmoidSpike(Spike):
+    """With the gradient of Sigmoid(alpha=4)."""
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:

@@ -225,7 +225,8 @@ def _module(neuron: type[Neuron]) -> str:
         if isinstance(p, Float):
             sets.append(f'        check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})')
         if p not in learned_arguments:
-            sets.append(f"        self.{p.name} = {p.name}")
+            value = f"float({p.name})" if isinstance(p, Float) else p.name  # TorchScript tells 2 from 2.0
+            sets.append(f"        self.{p.name} = {value}")
     for t in neuron.learned:
         sets.append(f"        self.{t.weight} = torch.nn.Parameter(initial_weight({t.argument.name}))")
     values = []
@@ -317,4 +318,9 @@ class {neuron.module}(MultiStep):
     @torch.jit.export
     def detach(self) -> None:
         """Keeps the state and cuts its gradient: truncated back-propagation through time."""
-{"".join(f"        {s} = self.{s}{chr(10)}        if {s} is not None:{chr(10)}            self.{s} = {s}.detach(){chr(10)}" for s in states)}'''
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}'''
+
+
+def _detach(key: str) -> str:
+    # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
+    return f"        {key} = self.{key}\n        if {key} is not None:\n            self.{key} = {key}.detach()\n"

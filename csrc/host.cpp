@@ -8,6 +8,8 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cmath>
+#include <limits>
 #include <string_view>
 #include <unordered_map>
 
@@ -29,8 +31,7 @@ namespace {
 
 using at::Tensor;
 
-// ---- reading and checking the arguments
-// -------------------------------------------------------------------------------
+// ---- reading and checking the arguments ----------------------------------------------------------------------------
 
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
@@ -128,6 +129,13 @@ void check_learned(const Call& call, const Argument& argument, const Tensor& t) 
   SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
 }
 
+// Kernels compute with the number in the state dtype, where it must not become infinite.
+void check_number(const Call& call, const std::string& name, const Range& range, double number) {
+  SNNKERN_CHECK(call, range.holds(number), name, " must be ", range.text, ", got ", number);
+  SNNKERN_CHECK(call, call.dtype == kF64 || std::abs(number) <= std::numeric_limits<float>::max(), name,
+                " must be within the range of float32 for x_seq of ", call.x.scalar_type(), ", got ", number);
+}
+
 void read_surrogate_params(Call& call, const c10::IValue& value) {
   const SurrogateSpec& spec = kSurrogates[call.surrogate];
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
@@ -138,8 +146,8 @@ void read_surrogate_params(Call& call, const c10::IValue& value) {
                 "', got ", given.size());
   for (int i = 0; i < spec.param_count; ++i) {
     const SurrogateParam& p = spec.params[i];
-    SNNKERN_CHECK(call, p.range.holds(given[i]), "surrogate_params: ", p.name, " of surrogate '", spec.name,
-                  "' must be ", p.range.text, ", got ", given[i]);
+    check_number(call, std::string("surrogate_params: ") + p.name + " of surrogate '" + spec.name + "'", p.range,
+                 given[i]);
     call.args.surrogate[i] = given[i];
   }
 }
@@ -176,8 +184,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         [[fallthrough]];
       case Kind::kFloat: {
         const double number = value.toDouble();
-        SNNKERN_CHECK(call, argument.range.holds(number), argument.name, " must be ", argument.range.text, ", got ",
-                      number);
+        check_number(call, argument.name, argument.range, number);
         call.args.params[param++] = argument.inverse ? 1 / number : number;
         break;
       }
@@ -209,8 +216,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   return call;
 }
 
-// ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree
-// --------------------------------------
+// ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree ---------------------------------
 
 // Whether x can be worked on in its storage order: dense, time outermost.
 bool is_time_major(const Tensor& x) {
@@ -252,8 +258,7 @@ Tensor laid_out(const Tensor& t, const Tensor& like, at::ScalarType type) {
 
 const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 
-// ---- look up and launch
-// -----------------------------------------------------------------------------------------------
+// ---- look up and launch --------------------------------------------------------------------------------------------
 
 template <class Kernel>
 Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],

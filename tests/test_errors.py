@@ -40,6 +40,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "tau low": (lif, {"tau": 0.5}, "tau must be a finite number >= 1, got 0.5"),
     "tau nan": (lif, {"tau": math.nan}, "tau must be a finite number >= 1, got nan"),
     "threshold": (lif, {"v_threshold": math.inf}, "v_threshold must be a finite number, got inf"),
+    "threshold of float32": (
+        lif,
+        {"v_threshold": 1e39},
+        "v_threshold must be within the range of float32 for x_seq of Float, got 1e+39",
+    ),
     "reset": (lif, {"v_reset": math.nan}, "v_reset must be a finite number, got nan"),
     "surrogate": (lif, {"surrogate": "tanh"}, f"surrogate must be one of {', '.join(SURROGATE_CLASSES)}; got 'tanh'"),
     "params range": (

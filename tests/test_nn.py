@@ -57,13 +57,14 @@ def test_another_batch_size_needs_a_reset(module: Any) -> None:
 
 @each_module
 def test_detach_cuts_the_gradient_and_keeps_the_state(module: Any) -> None:
-    neuron = module()
+    neuron = module(store_v_seq=True)
     x = noise((4, 5), torch.float32, 0).requires_grad_()
     neuron(x)
-    assert neuron.v.requires_grad
+    assert neuron.v.requires_grad and neuron.v_seq.requires_grad
     before = neuron.v.clone()
     neuron.detach()
-    assert not neuron.v.requires_grad and torch.equal(neuron.v, before)
+    assert not neuron.v.requires_grad and not neuron.v_seq.requires_grad
+    assert torch.equal(neuron.v, before)
 
 
 @each_module

@@ -116,7 +116,7 @@ def test_export() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_module(device: str) -> None:
-    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3.0), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(
+    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(
         device
     )
     scripted = torch.jit.script(net)
