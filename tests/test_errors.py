@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from support import NEURON_NAMES, SURROGATE_CLASSES
+from support import NEURON_NAMES, SURROGATE_CLASSES, neuron_class
 
 lif = torch.ops.snnkern.lif_forward
 plif = torch.ops.snnkern.plif_forward
@@ -153,6 +153,6 @@ def test_backward_argument(name: str) -> None:
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
 def test_mixed_devices(neuron: str) -> None:
     op = getattr(torch.ops.snnkern, f"{neuron}_forward")
-    more = {"decay": torch.tensor(0.5, device="cuda")} if neuron == "plif" else {}
+    more = {t.name: torch.tensor(0.5, device="cuda") for t in neuron_class(neuron).learned}
     with pytest.raises(RuntimeError, match=re.escape("v_init must be on the device of x_seq, cuda:0, got cpu")):
         op(X.cuda(), v_init=torch.zeros(3), **more)

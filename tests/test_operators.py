@@ -13,7 +13,7 @@ import torch
 import snnkern
 from snnkern import functional
 
-from support import NEURON_NAMES, inputs, noise
+from support import NEURON_NAMES, inputs, neuron_class, noise
 from test_layouts import channels_last
 
 COMMON = (
@@ -28,7 +28,7 @@ SCHEMAS = {
 }
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
+@pytest.mark.parametrize("neuron", SCHEMAS)
 def test_schema(neuron: str) -> None:
     found = getattr(torch.ops.snnkern, f"{neuron}_forward").default._schema
     assert found == torch._C.parse_schema(f"snnkern::{neuron}_forward{SCHEMAS[neuron]}")
@@ -42,7 +42,7 @@ def samples(neuron: str, device: str) -> list[tuple[tuple[Any, ...], dict[str, A
         channels_last(noise((2, 2, 3, 4, 5), torch.float32, 2, device)),
         noise((2, 6), torch.bfloat16, 3, device),
     ):
-        learned = (torch.tensor(0.4, device=device),) if neuron == "plif" else ()
+        learned = tuple(torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned)
         out.append(((x, *learned), {}))
         out.append(((x, *learned, noise(tuple(x.shape[1:]), torch.float32, 4, device)), {"store_v_seq": True}))
         out.append(((x, *learned), {"v_reset": None, "surrogate": "atan", "surrogate_params": [3.0]}))
@@ -116,9 +116,7 @@ def test_export() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_module(device: str) -> None:
-    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(
-        device
-    )
+    net = torch.nn.Sequential(snnkern.nn.LIF(tau=3), snnkern.nn.ParametricLIF(v_reset=None), snnkern.nn.IF()).to(device)
     scripted = torch.jit.script(net)
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
