@@ -87,7 +87,7 @@ def headers() -> list[str]:
 def extensions() -> list[Extension]:
     cuda = decide_cuda()
     macros: list[tuple[str, str | None]] = []
-    # The results must not depend on contraction (see docs); errno and traps would keep loops from being vectorised.
+    # The results must not depend on contraction; errno and traps would keep loops from being vectorised.
     # OpenMP's run time comes with torch: linking it here too could bring in a second one.
     cxx = [
         "-O3",
