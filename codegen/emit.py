@@ -181,6 +181,11 @@ def registry() -> str:
         lines.append(f'    {{"{s.name}", {len(s.parameters)}, {params}, {_bool(s.has_primitive())}}},')
     lines += [
         "};\n",
+        "// KernelArgs has room for the largest neuron and surrogate.",
+        f"static_assert({max(len(n.states) for n in NEURONS)} <= kMaxStates);",
+        f"static_assert({max(len(_floats(n)) for n in NEURONS)} <= kMaxParams);",
+        f"static_assert({max(len(_flags(n)) for n in NEURONS)} <= kMaxFlags);",
+        f"static_assert({max(len(s.parameters) for s in SURROGATES)} <= kMaxSurrogateParams);\n",
         f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
         f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
         "\n}  // namespace snnkern\n",
@@ -364,7 +369,7 @@ struct {surrogate.__name__} {{
 PASSES = ("forward", "backward", "smooth_forward", "smooth_backward")  # in the order of enum Pass
 
 
-def _kernels(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple[str, str, str]]:
+def _kernels(surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple[str, str, str]]:
     """(pass, reset, dtype) of every kernel in one file."""
     passes: tuple[str, ...] = ("forward",)
     if surrogate:
@@ -386,7 +391,7 @@ def kernel_file(device: str, neuron: type[Neuron], surrogate: type[Surrogate] | 
     """The kernels of a neuron for one surrogate, or those that need none, on one device."""
     made: dict[tuple[str, str, str], str] = {}
     definitions = []
-    for kind, reset, dtype in _kernels(neuron, surrogate, chosen):
+    for kind, reset, dtype in _kernels(surrogate, chosen):
         smooth = kind.startswith("smooth")
         struct = struct_name(neuron, reset, smooth)
         function = f"{kind.removeprefix('smooth_')}<{struct}, {surrogate.__name__ if surrogate else 'NoSurrogate'}, {DTYPES[dtype]}>"

@@ -34,10 +34,6 @@ def _all(names: list[str]) -> str:
     return "__all__ = [" + ", ".join(f'"{n}"' for n in sorted(names)) + "]\n"
 
 
-def _default(p: Float | Flag) -> str:
-    return repr(p.default)
-
-
 def _kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
@@ -82,7 +78,7 @@ def _signature(neuron: type[Neuron]) -> list[str]:
     lines += [f"{t.name}: Tensor," for t in neuron.learned]
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines.append("*,")
-    lines += [f"{p.name}: {_kind(p)} = {_default(p)}," for p in neuron.all_parameters()]
+    lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
     lines += [f"surrogate: Surrogate = {SURROGATES[0].__name__}(),", "store_v_seq: bool = False,"]
     return lines
 
@@ -218,7 +214,7 @@ def nn_module() -> str:
 def _module(neuron: type[Neuron]) -> str:
     own = module_arguments(neuron)
     learned_arguments = {t.argument for t in neuron.learned}
-    signature = "".join(f"        {p.name}: {_kind(p)} = {_default(p)},\n" for p in own)
+    signature = "".join(f"        {p.name}: {_kind(p)} = {p.default!r},\n" for p in own)
     states = [s.name for s in neuron.states]
     sets = []
     for p in own:
