@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import emit, emit_docs, emit_python
 from .emit import Selection
+from .report import report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print every combination, write nothing")
     mode.add_argument("--check", action="store_true", help="write nothing; exit 1 if a generated file is out of date")
+    mode.add_argument(
+        "--report",
+        metavar="ARCH",
+        nargs="?",
+        const="sm_90",
+        help="write, compile every .cu with nvcc for this architecture (sm_90), print registers, spills and sizes; exit 1 if one spills",
+    )
     mode.add_argument("--readme", action="store_true", help="write the tables of README.md, nothing else")
     options = parser.parse_args(argv)
     try:
@@ -77,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{text}: {(root / name).relative_to(ROOT)}")
         return 1 if found else 0
     print(generate(selection))
-    return 0
+    return 1 if options.report and report(ROOT / "csrc", options.report) else 0
 
 
 def generate(selection: Selection, root: Path = ROOT) -> str:

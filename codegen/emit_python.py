@@ -149,9 +149,7 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = (
-            f"    return torch.ops.snnkern.{n.name}_forward(  # type: ignore[no-any-return]\n        {call},\n    )\n"
-        )
+        body = f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, "", body)
     return text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -45,7 +45,7 @@ class Surrogate:
     @property
     def params(self) -> list[float]:
         """The parameters in the order of the operator's `surrogate_params`."""
-        return [float(getattr(self, f.name)) for f in fields(self) if f.name != "spiking"]
+        return [float(getattr(self, p.name)) for p in self.equations.parameters]
 
     def gradient(self, x: Tensor) -> Tensor:
         """The surrogate gradient at x = h - v_threshold, with the shape and dtype of x."""
