@@ -32,6 +32,11 @@ _INT_MAX = 2**31 - 1
 _DTYPES = {"float": torch.float32, "half2": torch.float16, "int": torch.int32}
 
 
+def is_debugging() -> bool:
+    """Whether texts get comments that show their parts."""
+    return _logger.isEnabledFor(logging.DEBUG)
+
+
 def cal_blocks(numel: int, threads: int = CUDA_THREADS) -> int:
     """How many blocks of so many threads give every element a thread."""
     return (numel + threads - 1) // threads
@@ -46,7 +51,7 @@ def _ctype(ctype: str) -> tuple[str, str]:
 
 
 def _is_const(ctype: str) -> bool:
-    return ctype.split("*")[0].split().count("const") > 0
+    return "const" in ctype.partition("*")[0].split()
 
 
 def _is_cupy(value: Any) -> bool:
@@ -60,8 +65,8 @@ def _tensor(value: Any) -> Any:
 
 
 def _arrays(py_dict: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for name, value in py_dict.items():
-        value = _tensor(value)
+    for name, given in py_dict.items():
+        value = _tensor(given)
         if isinstance(value, Tensor):
             yield name, value
 
@@ -137,7 +142,7 @@ class CKernel:
         """A part of the text, between comments at logging level DEBUG."""
         if text and not text.endswith("\n"):
             text += "\n"
-        if _logger.isEnabledFor(logging.DEBUG):
+        if is_debugging():
             return f"\n//------{name} start------\n{text}//------{name} end--------\n"
         return text
 
@@ -150,8 +155,8 @@ class CKernel:
 
     def set_contiguous(self, py_dict: dict[str, Any]) -> None:
         """Raises unless every value is a torch.Tensor or cupy.ndarray (TypeError) and contiguous (ValueError)."""
-        for name, value in py_dict.items():
-            value = _tensor(value)
+        for name, given in py_dict.items():
+            value = _tensor(given)
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} must be a torch.Tensor or cupy.ndarray, got {type(value).__name__}")
             if not value.is_contiguous():
@@ -187,9 +192,9 @@ class CKernel:
         torch.float or np.float32 go with float, torch.half or np.float16 with half2, torch.int with int. For a scalar
         parameter, also a number: a whole one (np.int_ as well) for int.
         """
-        for name, value in py_dict.items():
+        for name, given in py_dict.items():
             base, suffix = _ctype(self.cparams[name])
-            value = _tensor(value)
+            value = _tensor(given)
             expected = str(_DTYPES[base]).removeprefix("torch.")
             if isinstance(value, Tensor):
                 whole = base == "int" and suffix != "*" and value.dtype == torch.int64  # np.int_, as one number
@@ -341,9 +346,8 @@ class _ElementKernel(CKernel):
         copies: dict[int, tuple[Tensor, Tensor]] = {}  # one copy of a tensor that is given twice
         written = []
         with torch.no_grad():
-            for name, value in py_dict.items():
-                value = _tensor(value)
-                if name not in self.cparams or not isinstance(value, Tensor) or _ctype(self.cparams[name])[1] != "*":
+            for name, value in _arrays(py_dict):
+                if name not in self.cparams or _ctype(self.cparams[name])[1] != "*":
                     continue
                 odd = value.dtype == torch.float16 and self._is_odd(value)
                 if odd or not value.is_contiguous():
@@ -367,7 +371,9 @@ class _ElementKernel(CKernel):
             ValueError, TypeError: see __call__; also if the sizes of the tensors do not agree.
         """
         arrays = {
-            name: value for name, value in _arrays(kwargs) if name in self.cparams and _ctype(self.cparams[name])[1] == "*"
+            name: value
+            for name, value in _arrays(kwargs)
+            if name in self.cparams and _ctype(self.cparams[name])[1] == "*"
         }
         self.get_device(arrays)
         sizes = {name: kwargs[name] for name in self._size_names if name in kwargs}
@@ -508,7 +514,9 @@ class CKernel2D(_ElementKernel):
     def _sizes(self, arrays: dict[str, Tensor]) -> dict[str, int]:
         shapes = {name: value.shape for name, value in arrays.items() if value.dim() == 2}
         if not shapes:
-            raise ValueError(f"{self.kernel_name} needs a tensor [T, N], got {[list(v.shape) for v in arrays.values()]}")
+            raise ValueError(
+                f"{self.kernel_name} needs a tensor [T, N], got {[list(v.shape) for v in arrays.values()]}"
+            )
         n = _one(self, "N", {name: shape[1] for name, shape in shapes.items()})
         if any(value.dtype == torch.float16 for value in arrays.values()):
             n = (n + 1) // 2

@@ -22,13 +22,12 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from . import surrogates
 from .expr import Expr, Printer, lift, topological, var, where
-from .expr import select as select  # for neuron_kernel
 
 # What the functions of a graph are called in CUDA, for float and for half2; None: half2 goes by way of float.
 _CALLS: dict[str, tuple[str, str | None]] = {
@@ -133,7 +132,10 @@ class _Half2Printer(Printer):
         if e.op in _HALF2_ARITHMETIC:
             return "float" in map(self._kind, e.args)
         # A choice reads its condition and branches lane by lane.
-        return e.op in _HALF2_COMPARISONS or e.op in ("where", "select", "spike", "sigmoid") or e.op in _CALLS and not _CALLS[e.op][1]
+        return (
+            e.op in (*_HALF2_COMPARISONS, "where", "select", "spike", "sigmoid")
+            or _CALLS.get(e.op, ("", ""))[1] is None
+        )
 
     def _count_uses(self, outputs: Any) -> None:
         if not self.prefix:
@@ -230,7 +232,9 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 def operand(x: str, name: str = "x") -> Expr:
     """Code of the caller as a node of the graph: in parentheses, unless it is a single name, element, call or number."""
     if not isinstance(x, str) or not x.strip():
-        raise TypeError(f"{name} must be code, a str, got {x!r}; a number becomes code with constant(None, {x!r}, dtype)")
+        raise TypeError(
+            f"{name} must be code, a str, got {x!r}; a number becomes code with constant(None, {x!r}, dtype)"
+        )
     x = x.strip()
     return var(x if _NUMBER.fullmatch(x) or _is_primary(x) else f"({x})")
 
@@ -245,13 +249,12 @@ def _is_primary(x: str) -> bool:
             continue
         if x[at] not in ("([" if at else "("):
             return False
-        depth = 0
-        for at in range(at, len(x)):  # noqa: B020, PLW2901  to the bracket that closes
+        depth = 1
+        while depth:  # to the bracket that closes
+            at += 1
+            if at == len(x):
+                return False
             depth += (x[at] in "([{") - (x[at] in ")]}")
-            if depth == 0:
-                break
-        if depth:
-            return False
         at += 1
     return at > 0
 
@@ -397,7 +400,9 @@ def surrogate_backward(
     """y = the gradient of any surrogate of `surrogates` at x, from its equation there."""
     _check_range(surrogate, parameters)
     # A number of terms stays a number: the sum is written out.
-    values = {p.name: int(v) if p.range.integer else lift(v) for p in surrogate.parameters for v in [parameters[p.name]]}
+    values = {
+        p.name: int(v) if p.range.integer else lift(v) for p in surrogate.parameters for v in [parameters[p.name]]
+    }
     gradient = lift(surrogate.gradient(operand(x), SimpleNamespace(**values)))
     return code(y, gradient, dtype, f"{surrogate.name}_backward")
 
@@ -437,7 +442,3 @@ def fake_numerical_gradient_backward(y: str | None, x: str, alpha: float, dtype:
 def log_tailed_relu_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
     """y = alpha for x <= 0, 1 for x <= 1, else 1/x"""
     return surrogate_backward(surrogates.LogTailedReLU, y, x, dtype, alpha=alpha)
-
-
-SurrogateFunction = Callable[..., str]
-"""A function of y=, x= and dtype=, e.g. ``functools.partial(atan_backward, alpha=2.0)``."""

@@ -71,6 +71,10 @@ def neuronal_fire(spike: str, v: str, v_th: str, dtype: str = "float", scalars: 
     return cfunction.code(spike, expr.spike(u), dtype, "neuronal_fire", scalars)
 
 
+def _frozen(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+
+
 # ---- kernels ----------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +96,17 @@ class _NeuronKernel(base.CKernel2D):
         self.hard_reset = hard_reset
         self.dtype = dtype
         self.scalars: list[str] = []
+        self._texts: dict[Any, str] = {}
+
+    @property
+    def full_codes(self) -> str:
+        # Tracing takes a millisecond, so the text is kept until an attribute changes.
+        state = tuple((name, _frozen(value)) for name, value in vars(self).items() if name != "_texts")
+        key = (state, base.is_debugging())
+        if key not in self._texts:
+            self._texts.clear()
+            self._texts[key] = super().full_codes
+        return self._texts[key]
 
     def add_scalar(self, cname: str) -> None:
         """Adds a parameter that is one float, for all neurons and both lanes of half2; `scalar` gives its value."""
@@ -126,7 +141,9 @@ class _NeuronKernel(base.CKernel2D):
     def _charge(self, at: str, method: str) -> tuple[Expr, Expr, Expr]:
         """(x, v, h) on symbols, at an index of the sequences."""
         if self.neuron is None:
-            raise NotImplementedError(f"{type(self).__name__} must override {method}, or name its equations as `neuron`")
+            raise NotImplementedError(
+                f"{type(self).__name__} must override {method}, or name its equations as `neuron`"
+            )
         x, v = var(f"x_seq[{at}]"), var(f"v_v_seq[{at}]")
         p = {name: var(name) for name in self._own()} | {q.name: getattr(self, q.name) for q in self._flags()}
         h = self.neuron.charge(x, v, SimpleNamespace(**p, v_reset=var("v_reset") if self.hard_reset else lift(0)))
@@ -156,7 +173,7 @@ class NeuronFPTTKernel(_NeuronKernel):
         _, _, h = self._charge("t", "neuronal_charge")
         return self._code("h_seq[t]", h, "neuronal_charge")
 
-    @property
+    @property  # type: ignore[misc]  # made from the settings, so it is not assigned
     def core(self) -> str:
         typer = base.CodeTyper(4)
         typer.append(self.neuronal_charge())
@@ -182,7 +199,9 @@ class NeuronBPTTKernel(_NeuronKernel):
         dtype: 'float' or 'half2'
     """
 
-    def __init__(self, surrogate_function: Callable[..., str], hard_reset: bool, detach_reset: bool, dtype: str) -> None:
+    def __init__(
+        self, surrogate_function: Callable[..., str], hard_reset: bool, detach_reset: bool, dtype: str
+    ) -> None:
         super().__init__(hard_reset, dtype, reverse=True)
         self.surrogate_function: Callable[..., str] = getattr(surrogate_function, "cuda_codes", surrogate_function)
         if not callable(self.surrogate_function):
@@ -222,7 +241,7 @@ class NeuronBPTTKernel(_NeuronKernel):
         """Where the thread adds up its share of the gradient in a learned parameter."""
         return [f"grad_{name}_sum"] if self.dtype == "float" else [f"grad_{name}_low", f"grad_{name}_high"]
 
-    @property
+    @property  # type: ignore[misc]  # made from the settings, so it is not assigned
     def pre_core(self) -> str:
         typer = base.CodeTyper(2)
         typer.append(cfunction.constant(f"{self.dtype} grad_h", 0.0, self.dtype))
@@ -231,7 +250,7 @@ class NeuronBPTTKernel(_NeuronKernel):
                 typer.append(cfunction.constant(f"float {part}", 0.0, "float"))
         return typer.codes
 
-    @property
+    @property  # type: ignore[misc]  # made from the settings, so it is not assigned
     def core(self) -> str:
         h, grad_spike, grad_v = var("h_seq[t]"), var("grad_spike_seq[t]"), var("grad_v")
         u = h - var("v_th")
@@ -258,7 +277,7 @@ class NeuronBPTTKernel(_NeuronKernel):
                 typer.append(cfunction.code(part, var(part) + var(a) * var(b), "float"))
         return typer.codes
 
-    @property
+    @property  # type: ignore[misc]  # made from the settings, so it is not assigned
     def post_core(self) -> str:
         typer = base.CodeTyper(2)
         typer.append("const int t = index - dt;")  # so that t + dt is the first step
@@ -431,7 +450,7 @@ class NeuronATGFBase:
         """
         kernel: NeuronBPTTKernel = ctx.backward_kernel
         h_seq = ctx.saved_tensors[0]
-        known = dict(zip(("h_seq", *getattr(ctx, "saved_names", ())), ctx.saved_tensors, strict=True))
+        known: dict[str, Tensor] = dict(zip(saved, ctx.saved_tensors, strict=True))
         known.update(
             grad_spike_seq=grad_spike_seq,
             grad_v_seq=grad_v_seq,
@@ -455,7 +474,9 @@ class NeuronATGFBase:
         requires_grad, blocks, threads, py_dict = NeuronATGFBase.pre_forward(values)
         forward_kernel.launch((blocks,), (threads,), {name: py_dict[name] for name in forward_kernel.cparams})
         tensors = {name: py_dict[name] for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams}
-        others = {name: value for name, value in py_dict.items() if name in backward_kernel.cparams and name not in tensors}
+        others = {
+            name: value for name, value in py_dict.items() if name in backward_kernel.cparams and name not in tensors
+        }
         h_seq = others.pop("h_seq")
         learned = {name: others.pop(name) for name in backward_kernel._learned()}
         saved = {**tensors, **learned}
@@ -501,7 +522,7 @@ class IFNodeATGF(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_spike_seq: Tensor, grad_v_seq: Tensor) -> tuple[Tensor | None, ...]:
         grads = NeuronATGFBase.run_backward(ctx, grad_spike_seq, grad_v_seq)
         return grads["x_seq"], grads["v_init"], None, None, None, None
@@ -526,7 +547,7 @@ class LIFNodeATGF(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_spike_seq: Tensor, grad_v_seq: Tensor) -> tuple[Tensor | None, ...]:
         grads = NeuronATGFBase.run_backward(ctx, grad_spike_seq, grad_v_seq)
         return grads["x_seq"], grads["v_init"], None, None, None, None, None
@@ -557,7 +578,7 @@ class ParametricLIFNodeATGF(torch.autograd.Function):
         )
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_spike_seq: Tensor, grad_v_seq: Tensor) -> tuple[Tensor | None, ...]:
         grads = NeuronATGFBase.run_backward(ctx, grad_spike_seq, grad_v_seq)
         return grads["x_seq"], grads["v_init"], None, None, grads["decay"], None, None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import re
@@ -33,8 +34,19 @@ Argument = int | tuple[str, float]
 
 _HEADERS = Path(__file__).parent / "csrc"
 # As the library's own kernels are compiled (setup.py), and for the same reasons.
-_CXX_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared", "-w")
-_CUDA_ONLY = re.compile(r"\b(?:__shared__|__sync\w+|__shfl\w*|__ballot\w*|__activemask|atomic[A-Z]\w*|cooperative_groups)\b")
+_CXX_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
+_CUDA_ONLY = re.compile(
+    r"\b(?:__shared__|__sync\w+|__shfl\w*|__ballot\w*|__activemask|atomic[A-Z]\w*|cooperative_groups)\b"
+)
 
 _lock = threading.Lock()
 _kernels: dict[tuple[str, str, int], Any] = {}
@@ -101,7 +113,9 @@ def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> 
 
 
 def _failed(compiler: str, name: str, message: str, codes: str) -> RuntimeError:
-    return RuntimeError(f"snnkern.jit: {compiler} does not compile the kernel {name}:\n{message}\nThe kernel is:\n{codes}")
+    return RuntimeError(
+        f"snnkern.jit: {compiler} does not compile the kernel {name}:\n{message}\nThe kernel is:\n{codes}"
+    )
 
 
 # ---- CPU --------------------------------------------------------------------------------------------------------------
@@ -166,13 +180,8 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
 
 def _cuda_core() -> Any:
     try:
-        import cuda.core
-
-        if hasattr(cuda.core, "Program"):
-            return cuda.core
-        import cuda.core.experimental
-
-        return cuda.core.experimental
+        core = importlib.import_module("cuda.core")
+        return core if hasattr(core, "Program") else importlib.import_module("cuda.core.experimental")
     except ImportError as error:
         raise RuntimeError(
             f"snnkern.jit: a kernel on CUDA tensors needs cuda-core ({error}): pip install 'snnkern[jit]', or "
@@ -183,16 +192,11 @@ def _cuda_core() -> Any:
 @functools.cache
 def _include_paths() -> tuple[str, ...]:
     """The folders of cuda_fp16.h and what it includes."""
-    found = []
+    found: list[str | None] = []
     try:
-        from cuda.pathfinder import find_nvidia_header_directory
-
-        for library in ("cudart", "cccl"):
-            try:
-                found.append(find_nvidia_header_directory(library))
-            except RuntimeError:
-                found.append(None)
-    except ImportError:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        found += [pathfinder.find_nvidia_header_directory(library) for library in ("cudart", "cccl")]
+    except (ImportError, AttributeError, RuntimeError):  # none, an old one, or one that does not know these names
         pass
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     found += [str(Path(home) / "include") for home in homes if home]
@@ -208,9 +212,7 @@ def _include_paths() -> tuple[str, ...]:
 def compile_cuda(name: str, codes: str, architecture: str) -> Path:
     """The cubin of a text for an architecture, e.g. sm_90; it needs no GPU."""
     core = _cuda_core()
-    from cuda.bindings import nvrtc
-
-    _, *version = nvrtc.nvrtcVersion()
+    _, *version = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
     # As the library's own kernels: no contraction to fused multiply-add, and no other liberty with arithmetic.
     options = core.ProgramOptions(arch=architecture, std="c++17", fma=False, include_path=list(_include_paths()))
 
