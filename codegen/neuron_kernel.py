@@ -450,7 +450,8 @@ class NeuronATGFBase:
         """
         kernel: NeuronBPTTKernel = ctx.backward_kernel
         h_seq = ctx.saved_tensors[0]
-        known: dict[str, Tensor] = dict(zip(saved, ctx.saved_tensors, strict=True))
+        names = ("h_seq", *getattr(ctx, "saved_names", ()))
+        known: dict[str, Tensor] = dict(zip(names, ctx.saved_tensors, strict=True))
         known.update(
             grad_spike_seq=grad_spike_seq,
             grad_v_seq=grad_v_seq,
@@ -479,7 +480,7 @@ class NeuronATGFBase:
         }
         h_seq = others.pop("h_seq")
         learned = {name: others.pop(name) for name in backward_kernel._learned()}
-        saved = {**tensors, **learned}
+        saved: dict[str, Tensor] = {**tensors, **learned}
         NeuronATGFBase.ctx_save(
             ctx, requires_grad, h_seq, *saved.values(), saved_names=tuple(saved), **others,
             blocks=blocks, threads=threads, backward_kernel=backward_kernel,
