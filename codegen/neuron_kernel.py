@@ -474,13 +474,14 @@ class NeuronATGFBase:
         """
         requires_grad, blocks, threads, py_dict = NeuronATGFBase.pre_forward(values)
         forward_kernel.launch((blocks,), (threads,), {name: py_dict[name] for name in forward_kernel.cparams})
-        tensors = {name: py_dict[name] for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams}
+        kept = [name for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams]
+        tensors: dict[str, Tensor] = {name: py_dict[name] for name in kept}
         others = {
             name: value for name, value in py_dict.items() if name in backward_kernel.cparams and name not in tensors
         }
         h_seq = others.pop("h_seq")
         learned = {name: others.pop(name) for name in backward_kernel._learned()}
-        saved: dict[str, Tensor] = {**tensors, **learned}
+        saved = tensors | learned
         NeuronATGFBase.ctx_save(
             ctx, requires_grad, h_seq, *saved.values(), saved_names=tuple(saved), **others,
             blocks=blocks, threads=threads, backward_kernel=backward_kernel,
