@@ -472,8 +472,14 @@ class NeuronATGFBase:
 
         values: x_seq, v_init, v_th, v_reset, and the value of each further parameter of the kernels by its name
         """
+        v_reset = values["v_reset"]
+        for kernel in (forward_kernel, backward_kernel):
+            if kernel.hard_reset == (v_reset is None):
+                wanted = "a number" if kernel.hard_reset else "None"
+                raise ValueError(f"v_reset must be {wanted} with the kernel {kernel.kernel_name}, got {v_reset!r}")
         requires_grad, blocks, threads, py_dict = NeuronATGFBase.pre_forward(values)
-        forward_kernel.launch((blocks,), (threads,), {name: py_dict[name] for name in forward_kernel.cparams})
+        taken = {name: value for name, value in py_dict.items() if name in forward_kernel.cparams}
+        forward_kernel.launch((blocks,), (threads,), taken)
         kept = [name for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams]
         tensors: dict[str, Tensor] = {name: py_dict[name] for name in kept}
         others = {
