@@ -178,25 +178,25 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
 # ---- CUDA -------------------------------------------------------------------------------------------------------------
 
 
-def _cuda_core() -> Any:
+def _cuda_core() -> tuple[Any, Any]:
+    """(cuda.core, cuda.bindings.nvrtc)"""
     try:
-        core = importlib.import_module("cuda.core")
-        return core if hasattr(core, "Program") else importlib.import_module("cuda.core.experimental")
+        core, nvrtc = importlib.import_module("cuda.core"), importlib.import_module("cuda.bindings.nvrtc")
+        return core if hasattr(core, "Program") else importlib.import_module("cuda.core.experimental"), nvrtc
     except ImportError as error:
         raise RuntimeError(
-            f"snnkern.jit: a kernel on CUDA tensors needs cuda-core ({error}): pip install 'snnkern[jit]', or "
-            f"pip install 'cuda-core[cu{(torch.version.cuda or '13').split('.')[0]}]'"
+            f"snnkern.jit: a kernel on CUDA tensors needs cuda-core ({error}): pip install 'snnkern[jit]'"
         ) from error
 
 
 @functools.cache
 def _include_paths() -> tuple[str, ...]:
-    """The folders of cuda_fp16.h and what it includes."""
+    """Where cuda_fp16.h is."""
     found: list[str | None] = []
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
-        found += [pathfinder.find_nvidia_header_directory(library) for library in ("cudart", "cccl")]
-    except (ImportError, AttributeError, RuntimeError):  # none, an old one, or one that does not know these names
+        found.append(pathfinder.find_nvidia_header_directory("cudart"))
+    except (ImportError, AttributeError, RuntimeError):  # none, an old one, or one that does not find them
         pass
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     found += [str(Path(home) / "include") for home in homes if home]
@@ -211,8 +211,14 @@ def _include_paths() -> tuple[str, ...]:
 
 def compile_cuda(name: str, codes: str, architecture: str) -> Path:
     """The cubin of a text for an architecture, e.g. sm_90; it needs no GPU."""
-    core = _cuda_core()
-    _, *version = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    core, nvrtc = _cuda_core()
+    try:
+        _, *version = nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "snnkern.jit: a kernel on CUDA tensors needs NVRTC, which comes with a CUDA build of torch, and was not found: "
+            f"pip install nvidia-cuda-nvrtc ({error})"
+        ) from error
     # As the library's own kernels: no contraction to fused multiply-add, and no other liberty with arithmetic.
     options = core.ProgramOptions(arch=architecture, std="c++17", fma=False, include_path=list(_include_paths()))
 
@@ -227,7 +233,7 @@ def compile_cuda(name: str, codes: str, architecture: str) -> Path:
 
 
 def _cuda_kernel(name: str, codes: str, device: int) -> Callable[..., None]:
-    core = _cuda_core()
+    core, _ = _cuda_core()
     major, minor = torch.cuda.get_device_capability(device)
     cubin = compile_cuda(name, codes, f"sm_{major}{minor}").read_bytes()
     with torch.cuda.device(device):
