@@ -110,7 +110,8 @@ def extensions() -> list[Extension]:
         depends=headers(),
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-        extra_link_args=["-s", "-Wl,-soname,libsnnkern.so"],
+        # No library that is linked statically (libstdc++, with some toolchains) shows its symbols to the process.
+        extra_link_args=["-s", "-Wl,-soname,libsnnkern.so", "-Wl,--exclude-libs,ALL"],
         py_limited_api=True,  # keeps libtorch_python out: a C++ program can load this library
     )
     about = [*macros, ("SNNKERN_TORCH", torch.__version__)]

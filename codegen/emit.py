@@ -244,10 +244,6 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     return Traced(x, old, [values[p.name] for p in neuron.learned], s, list(new), names)
 
 
-def _named(t: Traced) -> dict[Expr, str]:
-    return {e: name for e, name in t.names.items() if e.args}
-
-
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
     floats, flags = _floats(neuron), _flags(neuron)
@@ -295,24 +291,33 @@ def struct_name(neuron: type[Neuron], reset: str, smooth: bool) -> str:
 def _step_struct(neuron: type[Neuron], params: str, reset: str, smooth: bool) -> str:
     t = trace(neuron, reset, smooth)
     states = [s.name for s in neuron.states]
-    body = Printer(_named(t)).print([*((f"state[{i}] =", e) for i, e in enumerate(t.new)), ("return", t.spike)])
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
-    grads = expr.backward(incoming, [t.x, *t.old, *t.learned])
-    gx, g_old, g_learned = grads[0], grads[1 : 1 + len(states)], grads[1 + len(states) :]
-    back = Printer(
-        {**_named(t), gx: "gx", **{e: f"g_{n}" for n, e in zip(states, g_old, strict=True) if e.args}}
-    ).print(
+    inputs = [t.x, *t.old]
+    grads = expr.value(expr.backward(incoming, [*inputs, *t.learned]))
+    names = dict(zip(expr.value(list(t.names)), t.names.values(), strict=True))
+    tape = expr.smallest_cut(grads, inputs, [d for _, d in incoming])
+    tape_names = [str(e.value) if e.op == "var" else names.get(e, f"m{i}") for i, e in enumerate(tape)]
+    known = dict(zip(tape, map(var, tape_names), strict=True))
+    back = expr.value(grads, known)
+    gx, g_old, g_learned = back[0], back[1 : len(inputs)], back[len(inputs) :]
+
+    advance = [(f"state[{i}] =", e) for i, e in enumerate(t.new)]
+    forward_text = _body(names, states, "state", [*advance, ("return", t.spike)])
+    record_text = _body(names, states, "state", [*((f"tape[{i}] =", e) for i, e in enumerate(tape)), *advance])
+    back_names = dict(zip(expr.value(list(names), known), names.values(), strict=True))
+    backward_text = _body(
+        {**back_names, gx: "gx", **{e: f"g_{n}" for n, e in zip(states, g_old, strict=True)}},
+        tape_names,
+        "tape",
         [
             *((f"g[{i}] =", e) for i, e in enumerate(g_old)),
             *((f"g_param[{i}] +=", e) for i, e in enumerate(g_learned)),
             ("return", gx),
-        ]
+        ],
     )
-    loads = [f"    const R {name} = state[{i}];" for i, name in enumerate(states)]
-    forward_text, backward_text = ("\n".join(line for line in (*loads, *lines) if line) for lines in (body, back))
     return f"""
 struct {struct_name(neuron, reset, smooth)} {{
-  static constexpr int kStates = {len(states)}, kLearned = {len(neuron.learned)};
+  static constexpr int kStates = {len(states)}, kLearned = {len(neuron.learned)}, kTape = {len(tape)};
   static constexpr bool kSmooth = {_bool(smooth)};
   template <class R>
   using Params = {params}<R>;
@@ -323,14 +328,27 @@ struct {struct_name(neuron, reset, smooth)} {{
 {forward_text}
   }}
 
-  // `state` entered the step; gs, g: the gradients in its spike and in the new states. g becomes the gradient in `state`,
-  // g_param grows by that in the learned parameters; returns the gradient in x.
+  // The same step, which notes on the tape what its gradients need.
   template <class R, class S>
-  SNNKERN_FN static R backward(const Params<R>& p, const S& surrogate, R{_use(" x", backward_text)}, const R*{_use(" state", backward_text)}, R gs, R* g, R*{_use(" g_param", backward_text)}) {{
+  SNNKERN_FN static void record(const Params<R>& p, const S&{_use(" surrogate", record_text)}, R x, R* state, R*{_use(" tape", record_text)}) {{
+{record_text}
+  }}
+
+  // gs, g: the gradients in the spike and in the new states. g becomes the gradient in the old states, g_param grows by
+  // that in the learned parameters; returns the gradient in x.
+  template <class R, class S>
+  SNNKERN_FN static R backward(const Params<R>& p, const S&{_use(" surrogate", backward_text)}, const R*{_use(" tape", backward_text)}, R gs, R* g, R*{_use(" g_param", backward_text)}) {{
 {backward_text}
   }}
 }};
 """
+
+
+def _body(names: dict[Expr, str], inputs: list[str], array: str, targets: list[tuple[str, Expr]]) -> str:
+    """The statements of a function that gets `inputs` in an array."""
+    named = {e: name for e, name in names.items() if e.args}
+    loads = [f"    const R {name} = {array}[{i}];" for i, name in enumerate(inputs)]
+    return "\n".join(line for line in (*loads, *Printer(named).print(targets)) if line)
 
 
 def _use(name: str, text: str) -> str:
@@ -359,7 +377,7 @@ struct {surrogate.__name__} {{
 {fields}  explicit {surrogate.__name__}(const KernelArgs&{" a" if types else ""}){" : " if types else ""}{inits} {{}}
 """
     for name, function in functions.items():
-        body = "\n".join(Printer().print([("return", lift(function(var("x"), p)))]))
+        body = "\n".join(Printer(quotient="math::quotient").print([("return", lift(function(var("x"), p)))]))
         text += f"\n  SNNKERN_FN R {name}(R{_use(' x', body)}) const {{\n{body}\n  }}\n"
     return text + "};\n\n}  // namespace snnkern\n"
 

@@ -11,7 +11,8 @@ it was written, and only exact rewrites are made (0 + x, 1 * x, x - 0, one node 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Union
 
 Value = Union["Expr", float, int]
@@ -271,6 +272,44 @@ def backward(incoming: Sequence[tuple[Expr, Expr]], inputs: Sequence[Expr]) -> l
     return [grads.get(e, lift(0)) for e in inputs]
 
 
+def smallest_cut(outputs: Sequence[Expr], sources: Sequence[Expr], incoming: Sequence[Expr]) -> list[Expr]:
+    """The fewest values of the forward pass that replace its `sources` in computing the gradients `outputs`.
+
+    The forward pass is what depends on the sources and not on the `incoming` gradients. Of equally small cuts this is the
+    one nearest to the outputs, which leaves least to compute again. Comparisons are no numbers and are never cut.
+    """
+    order = topological(outputs)
+    forward, back = set(sources), set(incoming)
+    for e in order:
+        if any(a in back for a in e.args):
+            back.add(e)
+        elif any(a in forward for a in e.args):
+            forward.add(e)
+    wanted = {a for e in order if e in back for a in e.args if a in forward} | {e for e in outputs if e in forward}
+
+    def separates(cut: tuple[Expr, ...]) -> bool:
+        below, stack = set(cut), [e for e in wanted if e not in cut]
+        while stack:
+            e = stack.pop()
+            if e in sources:
+                return False
+            inner = [a for a in e.args if a in forward and a not in below]
+            below.update(inner)
+            stack += inner
+        return True
+
+    candidates = [e for e in reversed(order) if e in forward and e.op not in _COMPARISONS]
+    sizes = range(len(sources) + 1)
+    cuts = (cut for size in sizes for cut in itertools.combinations(candidates, size) if separates(cut))
+    return list(reversed(next(cuts)))
+
+
+def value(outputs: Sequence[Expr], known: Mapping[Expr, Expr] | None = None) -> list[Expr]:
+    """The same values with every detach removed, once the gradients have been taken; and with `known` nodes replaced."""
+    done = dict(known or {})
+    return [_value(e, done) for e in outputs]
+
+
 def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
     """The same value with every detach removed: what remains after the gradient has been taken."""
     if e not in done:
@@ -287,19 +326,21 @@ def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
 class Printer:
     """Prints expressions as C++ statements over a type R. A node that is used twice, or has a name, becomes a variable.
 
-    Dialects for one type are subclasses: see cfunction.
+    With `quotient`, the name of a C++ function of two arguments, that function divides. Dialects for one type are
+    subclasses: see cfunction.
     """
 
     real = "R"  # the type of a variable
     prefix = ""  # of the names of variables
     _zero = "R(0)"
 
-    def __init__(self, names: dict[Expr, str] | None = None, indent: str = "    ") -> None:
+    def __init__(self, names: dict[Expr, str] | None = None, indent: str = "    ", quotient: str = "") -> None:
         self.done: dict[Expr, Expr] = {}
         self.names = {_value(e, self.done): name for e, name in (names or {}).items()}
         self.texts: dict[Expr, str] = {}
         self.lines: list[str] = []
         self.indent = indent
+        self.quotient = quotient
         self.count = 0
         self.uses: dict[Expr, int] = {}
 
@@ -360,6 +401,8 @@ class Printer:
         return name
 
     def _operation(self, e: Expr) -> tuple[str, int]:
+        if e.op == "/" and self.quotient:
+            return f"{self.quotient}({', '.join(self._text(a) for a in e.args)})", 9
         if e.op in ("+", "-", "*", "/"):
             own = _PRECEDENCE[e.op]
             return f"{self._text(e.args[0], own)} {e.op} {self._text(e.args[1], own + 1)}", own
@@ -377,7 +420,7 @@ class Printer:
 
     def _series(self, e: Expr) -> str:
         n, term = e.args
-        inner = Printer(indent=self.indent + "  ")
+        inner = Printer(indent=self.indent + "  ", quotient=self.quotient)
         inner.count = 100 + self.count  # names of the loop body do not shadow those outside
         moving: dict[Expr, None] = {}  # what changes from term to term; the rest is computed before the loop
         for node in topological([term]):
@@ -390,6 +433,7 @@ class Printer:
                     inner.texts[a] = self._text(a)
         name, self.count = f"t{self.count}", self.count + 1
         self.lines.append(f"{self.indent}R {name} = R(0);")
+        self.lines.append(f"{self.indent}SNNKERN_ROLLED")
         self.lines.append(f"{self.indent}for (int i = 1; i < {self._text(n)}; ++i) {{")
         self.lines += inner.print([(f"{name} +=", term)])
         self.lines.append(f"{self.indent}}}")

@@ -95,6 +95,7 @@ struct Backward : Node {
     }
     operators(neuron).backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
+      // An absent initial state has no edge, and task_should_compute_output says so.
       if (task_should_compute_output(i)) out[i] = stack[i].toTensor();
     }
     return out;

@@ -57,6 +57,37 @@ SNNKERN_FN f16 from_real<f16>(float x) {
 #endif
 }
 
+// Two numbers of a 16-bit format in one word, the first in the low half.
+template <class T>
+SNNKERN_FN void unpack(uint32_t word, float& first, float& second) {
+  first = to_real(T{static_cast<uint16_t>(word)});
+  second = to_real(T{static_cast<uint16_t>(word >> 16)});
+}
+template <>
+SNNKERN_FN void unpack<bf16>(uint32_t word, float& first, float& second) {
+  first = bit_cast<float>(word << 16);
+  second = bit_cast<float>(word & 0xffff0000u);
+}
+
+template <class T>
+SNNKERN_FN uint32_t pack(float first, float second) {
+  return from_real<T>(first).bits | uint32_t(from_real<T>(second).bits) << 16;
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+SNNKERN_FN uint32_t pack<bf16>(float first, float second) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+template <>
+SNNKERN_FN uint32_t pack<f16>(float first, float second) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+#endif
+
 namespace math {
 
 #ifdef __CUDACC__
@@ -78,14 +109,11 @@ template <class R>
 SNNKERN_FN R floor(R x) {
   return ::floor(x);
 }
-template <class R>
-SNNKERN_FN R sin(R x) {
-  return ::sin(x);
-}
-template <class R>
-SNNKERN_FN R cos(R x) {
-  return ::cos(x);
-}
+// For angles of a few turns: those for any angle hold tables in memory, and are large. The error grows as |x| does.
+SNNKERN_FN float sin(float x) { return ::sinpif(x * 0.318309886f); }
+SNNKERN_FN double sin(double x) { return ::sinpi(x * 0.31830988618379067); }
+SNNKERN_FN float cos(float x) { return ::cospif(x * 0.318309886f); }
+SNNKERN_FN double cos(double x) { return ::cospi(x * 0.31830988618379067); }
 template <class R>
 SNNKERN_FN R atan(R x) {
   return ::atan(x);
@@ -241,9 +269,23 @@ SNNKERN_FN R erfc(R x) {
 
 #endif  // __CUDACC__
 
+// a / b where the last bits are free, as in a surrogate: within 2 units in the last place. On CUDA an exact float
+// division is a call and a branch, which keep the time steps of a loop from overlapping.
+template <class R>
+SNNKERN_FN R quotient(R a, R b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(R) == 4) {
+    R inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+    return a * inverse;
+  }
+#endif
+  return a / b;
+}
+
 template <class R>
 SNNKERN_FN R sigmoid(R x) {
-  return R(1) / (R(1) + exp(-x));
+  return quotient(R(1), R(1) + exp(-x));
 }
 
 }  // namespace math

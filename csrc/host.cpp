@@ -2,14 +2,16 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/sum.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cmath>
+#include <cstdio>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 
@@ -49,7 +51,37 @@ struct Call {
   Call(const NeuronSpec& neuron, const char* role) : neuron(neuron), op(std::string(neuron.name) + role) {}
 };
 
-#define SNNKERN_CHECK(call, condition, ...) TORCH_CHECK(condition, "snnkern.", (call).op, ": ", __VA_ARGS__)
+// The parts of a message. No iostream: where a toolchain links libstdc++ statically there are two of them in a process,
+// and a number that passes through a stream of the one and a locale of the other is a crash.
+std::string text(std::string part) { return part; }
+std::string text(const char* part) { return part; }
+std::string text(int64_t number) { return std::to_string(number); }
+std::string text(int number) { return std::to_string(number); }
+std::string text(size_t number) { return std::to_string(number); }
+std::string text(double number) {
+  char digits[32];
+  std::snprintf(digits, sizeof(digits), "%g", number);
+  return digits;
+}
+std::string text(c10::Device device) { return device.str(); }
+std::string text(at::ScalarType type) { return c10::toString(type); }
+std::string text(c10::SymIntArrayRef sizes) {
+  std::string out;
+  for (const c10::SymInt& size : sizes) {
+    const auto number = size.maybe_as_int();
+    out += (out.empty() ? "" : ", ") + (number ? std::to_string(*number) : size.toSymNodeImplUnowned()->str());
+  }
+  return "[" + out + "]";
+}
+
+template <class... Parts>
+std::string message(const Call& call, Parts&&... parts) {
+  std::string out = "snnkern." + call.op + ": ";
+  ((out += text(std::forward<Parts>(parts))), ...);
+  return out;
+}
+
+#define SNNKERN_CHECK(call, condition, ...) TORCH_CHECK(condition, message(call, __VA_ARGS__))
 
 const char* dtype_names() { return "float32, float64, float16 or bfloat16"; }
 
@@ -231,8 +263,12 @@ bool is_time_major(const Tensor& x) {
 
 Tensor time_major(const Tensor& x) { return is_time_major(x) ? x : x.contiguous(); }
 
-// A tensor of the shape and layout of `like`.
-Tensor empty(const Tensor& like, at::ScalarType type) { return at::empty_like(like, like.options().dtype(type)); }
+// A tensor of the shape and layout of x, or of one step of it.
+enum Extent { kSequence, kStep };
+Tensor empty(const Tensor& x, Extent extent, at::ScalarType type) {
+  const size_t skip = extent == kStep ? 1 : 0;
+  return at::empty_strided_symint(x.sym_sizes().slice(skip), x.sym_strides().slice(skip), x.options().dtype(type));
+}
 
 // [checkpoint_count(T) * states, N, ...], each step laid out as a step of x.
 struct CheckpointLayout {
@@ -248,12 +284,11 @@ struct CheckpointLayout {
   }
 };
 
-// `t` with the layout of `like` and the given type: itself if it is so already. Undefined stays undefined.
-Tensor laid_out(const Tensor& t, const Tensor& like, at::ScalarType type) {
-  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == like.sym_strides())) return t;
-  Tensor out = empty(like, type);
-  out.copy_(t);
-  return out;
+// `t` with the layout of x, or of a step, and the given type: itself if it is so already. Undefined stays undefined.
+Tensor laid_out(const Tensor& t, const Tensor& x, Extent extent, at::ScalarType type) {
+  const auto strides = x.sym_strides().slice(extent == kStep ? 1 : 0);
+  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == strides)) return t;
+  return empty(x, extent, type).copy_(t);
 }
 
 const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
@@ -309,9 +344,9 @@ void set_inputs(KernelArgs& args, const Tensor& x, c10::ArrayRef<Tensor> init, c
 }
 
 // The initial states and learned parameters as kernels read them.
-void prepare(Call& call, const Tensor& step) {
-  const at::ScalarType type = state_type(call.x);
-  for (Tensor& t : call.init) t = laid_out(t, step, type);
+void prepare(Call& call, const Tensor& x) {
+  const at::ScalarType type = state_type(x);
+  for (Tensor& t : call.init) t = laid_out(t, x, kStep, type);
   for (Tensor& t : call.learned) t = t.to(type);
 }
 
@@ -319,14 +354,14 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   Call call = read(neuron, "_forward", &stack[stack.size() - neuron.argument_count]);
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x), step = x.select(0, 0);
+  const Tensor x = time_major(call.x);
   const at::ScalarType type = state_type(x);
-  Tensor spikes = at::empty_like(x), checkpoints;
+  Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   c10::SmallVector<Tensor, kMaxStates> states;
-  for (int k = 0; k < neuron.states; ++k) states.push_back(empty(call.args.store_seq ? x : step, type));
+  for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
   if (!x.is_meta()) {
-    prepare(call, step);
+    prepare(call, x);
     KernelArgs& args = call.args;
     set_inputs(args, x, call.init, call.learned);
     args.spike = spikes.mutable_data_ptr();
@@ -357,7 +392,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   torch::jit::drop(stack, count);
 
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x), step = x.select(0, 0);
+  const Tensor x = time_major(call.x);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
     check_tensor(call, "grad_spike_seq", grad_spikes);
@@ -372,16 +407,18 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   check_tensor(call, "checkpoints", checkpoints);
   check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
 
-  Tensor grad_x = at::empty_like(x);
+  Tensor grad_x = empty(x, kSequence, x.scalar_type());
+  // A state that the user did not give has no gradient: an empty tensor stands for it.
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (int k = 0; k < neuron.states; ++k) grad_init.push_back(empty(step, type));
+  for (int k = 0; k < neuron.states; ++k)
+    grad_init.push_back(call.init[k].defined() ? empty(x, kStep, type) : at::empty({0}, x.options().dtype(type)));
   c10::SmallVector<Tensor, 2> shares;  // each neuron's share of a learned parameter's gradient
-  for (int k = 0; k < neuron.learned; ++k) shares.push_back(empty(step, type));
+  for (int k = 0; k < neuron.learned; ++k) shares.push_back(empty(x, kStep, type));
   const auto learned = call.learned;
   if (!x.is_meta()) {
-    prepare(call, step);
-    grad_spikes = laid_out(grad_spikes, x, x.scalar_type());
-    for (Tensor& t : grad_states) t = laid_out(t, call.args.store_seq ? x : step, type);
+    prepare(call, x);
+    grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
+    for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
     KernelArgs& args = call.args;
     set_inputs(args, x, call.init, call.learned);
     if (checkpoint_count(args.T) > 0) {
@@ -393,7 +430,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
     args.grad_x = grad_x.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) {
       args.grad_state[k] = read_ptr(grad_states[k]);
-      args.grad_init[k] = grad_init[k].mutable_data_ptr();
+      if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
     }
     for (int k = 0; k < neuron.learned; ++k) args.grad_param[k] = shares[k].mutable_data_ptr();
     launch(call, args, true);

@@ -10,189 +10,331 @@
 
 namespace snnkern::cuda {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 128;  // most threads of a block
+constexpr int kGroup = 4;      // steps between two looks at how many are left
 
+// V neighbouring numbers of a row, as they lie in memory.
 template <class T, int V>
-struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Vec {
-  T lane[V];
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Packed {
+  std::conditional_t<sizeof(T) * V % 4 == 0, uint32_t, uint16_t> word[sizeof(T) * V % 4 == 0 ? sizeof(T) * V / 4 : 1];
 };
 
-template <int V, class T>
-__device__ __forceinline__ Vec<T, V> load(const void* sequence, int64_t at) {
-  return *reinterpret_cast<const Vec<T, V>*>(static_cast<const T*>(sequence) + at);
-}
+template <class R, int V>
+struct Numbers {
+  R lane[V];
+};
 
-template <int V, class T>
-__device__ __forceinline__ void store(void* sequence, int64_t at, const Vec<T, V>& values) {
-  *reinterpret_cast<Vec<T, V>*>(static_cast<T*>(sequence) + at) = values;
-}
-
-// The states of V neurons, one row a state.
-template <class R, int S, int V>
-struct States {
-  Vec<R, V> row[S];
-
-  __device__ __forceinline__ void load_rows(const void* source, int64_t row_index, int64_t N, int64_t first) {
+template <class T, int V>
+__device__ __forceinline__ Numbers<real_t<T>, V> unpack(const Packed<T, V>& packed) {
+  static_assert(V == 1 || V % 2 == 0, "16-bit numbers come alone or in pairs");
+  Numbers<real_t<T>, V> out;
+  if constexpr (sizeof(T) == 2 && V > 1) {
 #pragma unroll
-    for (int k = 0; k < S; ++k) row[k] = load<V, R>(source, (row_index + k) * N + first);
+    for (int v = 0; v < V; v += 2) snnkern::unpack<T>(packed.word[v / 2], out.lane[v], out.lane[v + 1]);
+  } else {
+    T lane[V];
+    memcpy(lane, &packed, sizeof(lane));
+#pragma unroll
+    for (int v = 0; v < V; ++v) out.lane[v] = to_real(lane[v]);
   }
+  return out;
+}
+
+template <class T, int V>
+__device__ __forceinline__ Packed<T, V> pack(const Numbers<real_t<T>, V>& numbers) {
+  Packed<T, V> out;
+  if constexpr (sizeof(T) == 2 && V > 1) {
+#pragma unroll
+    for (int v = 0; v < V; v += 2) out.word[v / 2] = snnkern::pack<T>(numbers.lane[v], numbers.lane[v + 1]);
+  } else {
+    T lane[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) lane[v] = from_real<T>(numbers.lane[v]);
+    memcpy(&out, lane, sizeof(lane));
+  }
+  return out;
+}
+
+// Keeps the compiler from making a second copy of the code that follows for the case that the value is known.
+__device__ __forceinline__ void opaque(float& value) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+f"(value));
+#endif
+}
+__device__ __forceinline__ void opaque(double& value) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+d"(value));
+#endif
+}
+
+// A thread's V neurons in one row of a [rows, N] tensor; moves from row to row.
+template <class T, int V>
+class Column {
+ public:
+  Column() = default;
+  __device__ __forceinline__ Column(const void* tensor, int64_t row, const KernelArgs& a, int64_t first)
+      : at_(static_cast<char*>(const_cast<void*>(tensor)) + (row * a.N + first) * int64_t(sizeof(T))),
+        stride_(a.N * int64_t(sizeof(T))) {}
+  __device__ __forceinline__ Packed<T, V> load() const { return *reinterpret_cast<const Packed<T, V>*>(global()); }
+  __device__ __forceinline__ void store(const Packed<T, V>& values) const {
+    *reinterpret_cast<Packed<T, V>*>(global()) = values;
+  }
+  __device__ __forceinline__ void down() { move(stride_); }
+  __device__ __forceinline__ void up() { move(-stride_); }
+
+ private:
+  // Two additions. Left to itself the compiler works out each address anew: 20 instructions, or 4 registers a row.
+  __device__ __forceinline__ void move(int64_t bytes) {
+    at_ += bytes;
+#ifdef __CUDA_ARCH__
+    asm("" : "+l"(at_));
+#endif
+  }
+  __device__ __forceinline__ char* global() const {
+#ifdef __CUDA_ARCH__
+    __builtin_assume(__isGlobal(at_));
+#endif
+    return at_;
+  }
+
+  char* at_;
+  int64_t stride_;
+};
+
+// K numbers for each of V neurons: states, their gradients, a tape.
+template <class R, int K, int V>
+struct Lanes {
+  Numbers<R, V> row[K > 0 ? K : 1];
+
   __device__ __forceinline__ void get(int lane, R* values) const {
 #pragma unroll
-    for (int k = 0; k < S; ++k) values[k] = row[k].lane[lane];
+    for (int k = 0; k < K; ++k) values[k] = row[k].lane[lane];
   }
   __device__ __forceinline__ void set(int lane, const R* values) {
 #pragma unroll
-    for (int k = 0; k < S; ++k) row[k].lane[lane] = values[k];
+    for (int k = 0; k < K; ++k) row[k].lane[lane] = values[k];
+  }
+  __device__ __forceinline__ void fill(int k, R value) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) row[k].lane[v] = value;
+  }
+  __device__ __forceinline__ void load(int k, const void* tensor, int64_t row_index, const KernelArgs& a,
+                                       int64_t first) {
+    row[k] = unpack<R, V>(Column<R, V>(tensor, row_index, a, first).load());
+  }
+  __device__ __forceinline__ void store(int k, void* tensor, int64_t row_index, const KernelArgs& a,
+                                        int64_t first) const {
+    Column<R, V>(tensor, row_index, a, first).store(pack<R, V>(row[k]));
   }
 };
 
+// The states that enter step t, a multiple of the checkpoint period.
 template <class R, int S, int V>
-__device__ __forceinline__ States<R, S, V> initial_states(const KernelArgs& a, int64_t first) {
-  States<R, S, V> states;
+__device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, int64_t t, int64_t first) {
+  Lanes<R, S, V> states;
 #pragma unroll
   for (int k = 0; k < S; ++k) {
-    if (a.state_init[k]) {
-      states.row[k] = load<V, R>(a.state_init[k], first);
+    if (t > 0) {
+      states.load(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
+    } else if (a.state_init[k]) {
+      states.load(k, a.state_init[k], 0, a, first);
     } else {
-#pragma unroll
-      for (int v = 0; v < V; ++v) states.row[k].lane[v] = R(a.state_start[k]);
+      states.fill(k, R(a.state_start[k]));
     }
   }
   return states;
 }
 
-// One time step of V neurons; returns the spikes.
-template <class Neuron, class Surrogate, class T, class R, int S, int V>
-__device__ __forceinline__ Vec<T, V> step(const typename Neuron::template Params<R>& p, const Surrogate& surrogate,
-                                          const Vec<T, V>& x, States<R, S, V>& states) {
-  Vec<T, V> spikes;
-#pragma unroll
-  for (int v = 0; v < V; ++v) {
-    R s[S];
-    states.get(v, s);
-    spikes.lane[v] = from_real<T>(Neuron::template forward<R>(p, surrogate, to_real(x.lane[v]), s));
-    states.set(v, s);
-  }
-  return spikes;
-}
-
 // Neurons are counted in 64 bits: T * N may pass 2^31.
 template <int V>
 __device__ __forceinline__ int64_t first_neuron() {
-  return (int64_t(blockIdx.x) * kThreads + threadIdx.x) * V;
+  return (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V;
 }
 
-template <class Neuron, class Surrogate, class T, int V>
+// How many of the C steps from `start` there are.
+__device__ __forceinline__ int steps_left(const KernelArgs& a, int64_t start, int C) {
+  return a.T - start < C ? static_cast<int>(a.T - start) : C;
+}
+
+// kAhead rows of the input are loaded while the kAhead rows before them are worked on.
+template <class Neuron, class Surrogate, class T, int V, int kAhead>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {
   using R = real_t<T>;
-  constexpr int S = Neuron::kStates, kAhead = 4;  // rows of x in flight
-  static_assert(kCheckpointPeriod % kAhead == 0, "a checkpoint falls between two groups of rows");
+  constexpr int S = Neuron::kStates;
+  static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   p.load(a);
-  States<R, S, V> states = initial_states<R, S, V>(a, first);
-  for (int64_t t0 = 0; t0 < a.T; t0 += kAhead) {
-    if (a.checkpoints && t0 > 0 && t0 % kCheckpointPeriod == 0) {
-#pragma unroll
-      for (int k = 0; k < S; ++k)
-        store<V, R>(a.checkpoints, ((t0 / kCheckpointPeriod - 1) * S + k) * a.N + first, states.row[k]);
-    }
-    Vec<T, V> x[kAhead];
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j)
-      if (t0 + j < a.T) x[j] = load<V, T>(a.x, (t0 + j) * a.N + first);
+  Lanes<R, S, V> states = entry_states<R, S, V>(a, 0, first);
+  Packed<T, V> x[kAhead];
+  const auto load = [&](int64_t start, Packed<T, V>* rows) {
+    Column<T, V> column(a.x, start, a, first);
+    const int steps = steps_left(a, start, kAhead);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (t0 + j < a.T) {
-        store<V, T>(a.spike, (t0 + j) * a.N + first, step<Neuron>(p, surrogate, x[j], states));
+      if (j % kGroup == 0 && j >= steps) break;
+      if (j < steps) rows[j] = column.load();
+      column.down();
+    }
+  };
+  Column<T, V> spikes(a.spike, 0, a, first);
+  Column<R, V> sequence[S];
+#pragma unroll
+  for (int k = 0; k < S; ++k) sequence[k] = Column<R, V>(a.state[k], 0, a, first);
+  load(0, x);
+  for (int64_t start = 0; start < a.T; start += kAhead) {
+    Packed<T, V> next[kAhead];
+    load(start + kAhead, next);
+    const int steps = steps_left(a, start, kAhead);
+#pragma unroll
+    for (int group = 0; group < kAhead; group += kGroup) {
+      if (group >= steps) break;
+      const int64_t t = start + group;
+      if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0) {
+#pragma unroll
+        for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
+      }
+      const auto step = [&](int j) {
+        const Numbers<R, V> input = unpack<T, V>(x[group + j]);
+        Numbers<R, V> fired;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          R s[S];
+          states.get(v, s);
+          fired.lane[v] = Neuron::template forward<R>(p, surrogate, input.lane[v], s);
+          states.set(v, s);
+        }
+        spikes.store(pack<T, V>(fired));
+        spikes.down();
         if (a.store_seq) {
 #pragma unroll
-          for (int k = 0; k < S; ++k) store<V, R>(a.state[k], (t0 + j) * a.N + first, states.row[k]);
+          for (int k = 0; k < S; ++k) {
+            sequence[k].store(pack<R, V>(states.row[k]));
+            sequence[k].down();
+          }
         }
+      };
+      if (group + kGroup <= steps) {
+#pragma unroll
+        for (int j = 0; j < kGroup; ++j) step(j);
+      } else {
+#pragma unroll
+        for (int j = 0; j + 1 < kGroup; ++j)
+          if (group + j < steps) step(j);
       }
     }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) x[j] = next[j];
   }
   if (!a.store_seq) {
 #pragma unroll
-    for (int k = 0; k < S; ++k) store<V, R>(a.state[k], first, states.row[k]);
+    for (int k = 0; k < S; ++k) states.store(k, a.state[k], 0, a, first);
   }
 }
 
-// Chunks of C steps, from the last to the first: the states that enter each step are recomputed into registers, then
-// the chunk is walked back. C is the checkpoint period, or less when T <= C and there is one chunk.
+// Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
+// tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {
   using R = real_t<T>;
-  constexpr int S = Neuron::kStates, L = Neuron::kLearned > 0 ? Neuron::kLearned : 1;
+  constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kLearned;
+  static_assert(C % kGroup == 0);
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   p.load(a);
-  States<R, S, V> grad;
-  Vec<R, V> grad_param[L] = {};
+  Lanes<R, S, V> grad;
+  Lanes<R, L, V> grad_param;
 #pragma unroll
   for (int k = 0; k < S; ++k) {
-    grad.row[k] = {};
-    if (a.grad_state[k] && !a.store_seq) grad.row[k] = load<V, R>(a.grad_state[k], first);
+    grad.fill(k, R(0));
+    if (a.grad_state[k] && !a.store_seq) grad.load(k, a.grad_state[k], 0, a, first);
   }
-  for (int64_t chunk = (a.T - 1) / C; chunk >= 0; --chunk) {
-    const int64_t start = chunk * C;
-    Vec<T, V> x[C], grad_spike[C];
+#pragma unroll
+  for (int k = 0; k < L; ++k) grad_param.fill(k, R(0));
+
+  for (int64_t start = C < kCheckpointPeriod ? 0 : (a.T - 1) / C * C; start >= 0; start -= C) {
+    const int steps = steps_left(a, start, C);
+    Packed<T, V> x[C], grad_spike[C];
+    Column<T, V> x_row(a.x, start, a, first), grad_row(a.grad_spike, start, a, first);
 #pragma unroll
     for (int j = 0; j < C; ++j) {
-      grad_spike[j] = {};
-      if (start + j < a.T) {
-        x[j] = load<V, T>(a.x, (start + j) * a.N + first);
-        if (a.grad_spike) grad_spike[j] = load<V, T>(a.grad_spike, (start + j) * a.N + first);
-      }
+      if (j % kGroup == 0 && j >= steps) break;
+      x[j] = grad_spike[j] = {};
+      if (j < steps) x[j] = x_row.load();
+      if (j < steps && a.grad_spike) grad_spike[j] = grad_row.load();
+      x_row.down();
+      grad_row.down();
     }
-    States<R, S, V> old[C];
-    if (chunk == 0) {
-      old[0] = initial_states<R, S, V>(a, first);
-    } else {
-      old[0].load_rows(a.checkpoints, (chunk - 1) * S, a.N, first);
-    }
+    Lanes<R, S, V> states = entry_states<R, S, V>(a, start, first);
+    Lanes<R, K, V> tape[C];
 #pragma unroll
-    for (int j = 0; j + 1 < C; ++j) {
-      if (start + j + 1 < a.T) {
-        old[j + 1] = old[j];
-        step<Neuron>(p, surrogate, x[j], old[j + 1]);
-      }
-    }
+    for (int group = 0; group < C; group += kGroup) {
+      if (group >= steps) break;
 #pragma unroll
-    for (int j = C - 1; j >= 0; --j) {
-      if (start + j >= a.T) continue;
-      if (a.store_seq) {
+      for (int j = group; j < group + kGroup; ++j) {
+        const Numbers<R, V> input = unpack<T, V>(x[j]);
 #pragma unroll
-        for (int k = 0; k < S; ++k) {
-          if (!a.grad_state[k]) continue;
-          const Vec<R, V> row = load<V, R>(a.grad_state[k], (start + j) * a.N + first);
-#pragma unroll
-          for (int v = 0; v < V; ++v) grad.row[k].lane[v] += row.lane[v];
+        for (int v = 0; v < V; ++v) {
+          R s[S], note[K > 0 ? K : 1];
+          states.get(v, s);
+          Neuron::template record<R>(p, surrogate, input.lane[v], s, note);
+          states.set(v, s);
+          tape[j].set(v, note);
         }
       }
-      Vec<T, V> grad_x;
+    }
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        R s[S], g[S], gp[L];
-        old[j].get(v, s);
-        grad.get(v, g);
+    for (int group = C - kGroup; group >= 0; group -= kGroup) {
+      if (group >= steps) continue;
+      Column<T, V> grad_x(a.grad_x, start + group + kGroup - 1, a, first);
+      Lanes<R, S, V> incoming[kGroup];
 #pragma unroll
-        for (int k = 0; k < L; ++k) gp[k] = grad_param[k].lane[v];
-        grad_x.lane[v] = from_real<T>(Neuron::template backward<R>(p, surrogate, to_real(x[j].lane[v]), s,
-                                                                   to_real(grad_spike[j].lane[v]), g, gp));
-        grad.set(v, g);
+      for (int k = 0; k < S; ++k) {
+        Column<R, V> column(a.grad_state[k], start + group, a, first);
 #pragma unroll
-        for (int k = 0; k < L; ++k) grad_param[k].lane[v] = gp[k];
+        for (int j = 0; j < kGroup; ++j) {
+          incoming[j].fill(k, R(-0.0));  // adding it changes nothing, not even a zero's sign
+          if (a.store_seq && a.grad_state[k] && group + j < steps) incoming[j].row[k] = unpack<R, V>(column.load());
+          column.down();
+#pragma unroll
+          for (int v = 0; v < V; ++v) opaque(incoming[j].row[k].lane[v]);
+        }
       }
-      store<V, T>(a.grad_x, (start + j) * a.N + first, grad_x);
+#pragma unroll
+      for (int j = group + kGroup - 1; j >= group; --j) {
+        const bool real = j < steps;  // a step after the last one leaves all as it was
+        const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
+        Numbers<R, V> gx;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          R note[K > 0 ? K : 1], g[S], gp[L > 0 ? L : 1], old[S], old_param[L > 0 ? L : 1];
+          tape[j].get(v, note);
+          grad.get(v, old);
+          grad_param.get(v, old_param);
+#pragma unroll
+          for (int k = 0; k < S; ++k) g[k] = old[k] = old[k] + incoming[j - group].row[k].lane[v];
+#pragma unroll
+          for (int k = 0; k < L; ++k) gp[k] = old_param[k];
+          gx.lane[v] = Neuron::template backward<R>(p, surrogate, note, gs.lane[v], g, gp);
+#pragma unroll
+          for (int k = 0; k < S; ++k) g[k] = real ? g[k] : old[k];
+#pragma unroll
+          for (int k = 0; k < L; ++k) gp[k] = real ? gp[k] : old_param[k];
+          grad.set(v, g);
+          grad_param.set(v, gp);
+        }
+        if (real) grad_x.store(pack<T, V>(gx));
+        grad_x.up();
+      }
     }
   }
 #pragma unroll
-  for (int k = 0; k < S; ++k) store<V, R>(a.grad_init[k], first, grad.row[k]);
+  for (int k = 0; k < S; ++k)
+    if (a.grad_init[k]) grad.store(k, a.grad_init[k], 0, a, first);
 #pragma unroll
-  for (int k = 0; k < Neuron::kLearned; ++k) store<V, R>(a.grad_param[k], first, grad_param[k]);
+  for (int k = 0; k < L; ++k) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
 // Whether every row of every tensor may be read in vectors of V.
@@ -213,55 +355,71 @@ bool vectors_fit(const KernelArgs& a, int V) {
   return bits % (state < 16 ? state : 16) == 0;
 }
 
+// How a launch spreads the neurons: V to a thread.
+struct Shape {
+  int V, threads;
+};
+
 template <class Neuron, class Surrogate, class R>
 using Kernel = void (*)(KernelArgs, typename Neuron::template Params<R>, Surrogate);
 
 template <class Neuron, class Surrogate, class R>
-const char* launch(const KernelArgs& a, void* stream, int V, Kernel<Neuron, Surrogate, R> kernel) {
-  const int64_t threads = (a.N + V - 1) / V, blocks = (threads + kThreads - 1) / kThreads;
+const char* launch(const KernelArgs& a, void* stream, Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
+  const int64_t threads = (a.N + shape.V - 1) / shape.V, blocks = (threads + shape.threads - 1) / shape.threads;
   if (blocks > INT32_MAX) return "too many neurons for one launch";
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(shape.threads);
   config.stream = static_cast<cudaStream_t>(stream);
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, KernelArgs(a), typename Neuron::template Params<R>(a), Surrogate(a));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-// float64 and smooth passes are for checking: they have one variant. The others use 16-byte accesses where they fit.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess ? count : 1;
+}
+
+// Whether V neurons a thread are possible, and leave enough threads to hide the latency of the memory.
+template <class T>
+bool wide_pays(const KernelArgs& a, int V) {
+  constexpr int64_t kEnough = 256;  // threads a multiprocessor
+  return a.N / V >= kEnough * multiprocessors() && vectors_fit<T>(a, V);
+}
+
+// float64 and smooth passes are for checking: one neuron a thread does for them.
 template <class Neuron, class T>
-constexpr bool kOneVariant = Neuron::kSmooth || sizeof(T) == 8;
+constexpr bool kNarrowOnly = Neuron::kSmooth || sizeof(T) == 8;
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
   using R = real_t<T>;
   using Surrogate = SurrogateOf<R>;
-  const auto run = [&](int V, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, V, kernel);
+  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
+    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
   };
-  if constexpr (!kOneVariant<Neuron, T>) {
-    constexpr int V = 16 / sizeof(T);
-    if (vectors_fit<T>(a, V)) return run(V, forward_kernel<Neuron, Surrogate, T, V>);
+  if constexpr (!kNarrowOnly<Neuron, T>) {
+    if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4>);
   }
-  return run(1, forward_kernel<Neuron, Surrogate, T, 1>);
+  return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16>);
 }
 
-// A chunk keeps C * V <= 32 old states in registers; a chunk longer than T wastes time.
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* backward(const KernelArgs& a, void* stream) {
   using R = real_t<T>;
   using Surrogate = SurrogateOf<R>;
-  const auto run = [&](int V, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, V, kernel);
+  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
+    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
   };
-  if constexpr (!kOneVariant<Neuron, T>) {
-    constexpr int kWide = 16 / sizeof(T);
-    if (a.T <= 4 && vectors_fit<T>(a, kWide)) return run(kWide, backward_kernel<Neuron, Surrogate, T, kWide, 4>);
-    if (a.T <= 8 && vectors_fit<T>(a, 4)) return run(4, backward_kernel<Neuron, Surrogate, T, 4, 8>);
-    if (vectors_fit<T>(a, 2)) return run(2, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
+  if constexpr (!kNarrowOnly<Neuron, T>) {
+    constexpr int kShort = 8 / sizeof(T);
+    if (a.T <= 8 && wide_pays<T>(a, kShort))
+      return run({kShort, kThreads}, backward_kernel<Neuron, Surrogate, T, kShort, 8>);
+    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
   }
-  return run(1, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod>);
+  return run({1, kThreads / 2}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod>);
 }
 
 }  // namespace snnkern::cuda

@@ -7,8 +7,10 @@
 
 #ifdef __CUDACC__
 #define SNNKERN_FN __host__ __device__ __forceinline__
+#define SNNKERN_ROLLED _Pragma("unroll 1")  // the loop that follows stays a loop
 #else
 #define SNNKERN_FN inline __attribute__((always_inline))
+#define SNNKERN_ROLLED
 #endif
 
 namespace snnkern {
@@ -79,18 +81,15 @@ SNNKERN_FN To bit_cast(From from) {
   return to;
 }
 
-// A switch that is the same for all neurons: all bits set, or none. GCC does not vectorise `flag ? a : b` when the flag
-// is the same for all lanes, so on the CPU the choice is made in bits.
+// A switch that is the same for all neurons: all bits set, or none. The choice is made in bits, one instruction on a
+// GPU and vectorised on a CPU. Compilers make a branch of `flag ? a : b`, and with it a second copy of the loop, or
+// none of the vectors.
 template <class R>
 using Mask = std::conditional_t<sizeof(R) == 8, int64_t, int32_t>;
 
 template <class R>
 SNNKERN_FN R choose(Mask<R> mask, R a, R b) {
-#ifdef __CUDA_ARCH__
-  return mask ? a : b;
-#else
   return bit_cast<R>((bit_cast<Mask<R> >(a) & mask) | (bit_cast<Mask<R> >(b) & ~mask));
-#endif
 }
 
 // NaN does not spike.

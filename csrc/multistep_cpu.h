@@ -62,16 +62,28 @@ SNNKERN_FN void load_initial(R (&state)[S][kCpuBlock], const KernelArgs& a, cons
   }
 }
 
-// One time step of a block: the states advance in place; the spikes go to `spike` unless it is null.
+// One time step of a block: the states advance in place.
 template <class Neuron, class Surrogate, class T, class R, int S>
 SNNKERN_FN void step(const typename Neuron::template Params<R>& p, const Surrogate& surrogate, const T* __restrict x,
                      R (&__restrict state)[S][kCpuBlock], T* __restrict spike_row) {
   for (int64_t i = 0; i < kCpuBlock; ++i) {
     R s[S];
     for (int k = 0; k < S; ++k) s[k] = state[k][i];
-    const R fired = Neuron::template forward<R>(p, surrogate, to_real(x[i]), s);
+    spike_row[i] = from_real<T>(Neuron::template forward<R>(p, surrogate, to_real(x[i]), s));
     for (int k = 0; k < S; ++k) state[k][i] = s[k];
-    if (spike_row) spike_row[i] = from_real<T>(fired);
+  }
+}
+
+// The same, without the spikes and with a tape.
+template <class Neuron, class Surrogate, class T, class R, int S, int K>
+SNNKERN_FN void record(const typename Neuron::template Params<R>& p, const Surrogate& surrogate, const T* __restrict x,
+                       R (&__restrict state)[S][kCpuBlock], R (&__restrict tape)[K][kCpuBlock]) {
+  for (int64_t i = 0; i < kCpuBlock; ++i) {
+    R s[S], note[K];
+    for (int k = 0; k < S; ++k) s[k] = state[k][i];
+    Neuron::template record<R>(p, surrogate, to_real(x[i]), s, note);
+    for (int k = 0; k < S; ++k) state[k][i] = s[k];
+    for (int k = 0; k < Neuron::kTape; ++k) tape[k][i] = note[k];
   }
 }
 
@@ -100,31 +112,32 @@ SNNKERN_FN void forward(const KernelArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-// One step of BPTT of a block: from the states that entered the step and the gradients that come into its results.
-template <class Neuron, class Surrogate, class T, class R, int S, int L>
+// One step of BPTT of a block.
+template <class Neuron, class Surrogate, class T, class R, int S, int K, int L>
 SNNKERN_FN void step_back(const typename Neuron::template Params<R>& p, const Surrogate& surrogate,
-                          const T* __restrict x, const R (&__restrict old)[S][kCpuBlock],
-                          const T* __restrict grad_spike, R (&__restrict grad)[S][kCpuBlock],
-                          R (&__restrict grad_param)[L][kCpuBlock], T* __restrict grad_x) {
+                          const R (&__restrict tape)[K][kCpuBlock], const T* __restrict grad_spike,
+                          R (&__restrict grad)[S][kCpuBlock], R (&__restrict grad_param)[L][kCpuBlock],
+                          T* __restrict grad_x) {
   for (int64_t i = 0; i < kCpuBlock; ++i) {
-    R s[S], g[S], gp[L];
-    for (int k = 0; k < S; ++k) s[k] = old[k][i], g[k] = grad[k][i];
-    for (int k = 0; k < L; ++k) gp[k] = grad_param[k][i];
-    const R gx = Neuron::template backward<R>(p, surrogate, to_real(x[i]), s, to_real(grad_spike[i]), g, gp);
+    R note[K], g[S], gp[L];
+    for (int k = 0; k < Neuron::kTape; ++k) note[k] = tape[k][i];
+    for (int k = 0; k < S; ++k) g[k] = grad[k][i];
+    for (int k = 0; k < Neuron::kLearned; ++k) gp[k] = grad_param[k][i];
+    grad_x[i] = from_real<T>(Neuron::template backward<R>(p, surrogate, note, to_real(grad_spike[i]), g, gp));
     for (int k = 0; k < S; ++k) grad[k][i] = g[k];
-    for (int k = 0; k < L; ++k) grad_param[k][i] = gp[k];
-    grad_x[i] = from_real<T>(gx);
+    for (int k = 0; k < Neuron::kLearned; ++k) grad_param[k][i] = gp[k];
   }
 }
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 SNNKERN_FN void backward(const KernelArgs& a, int64_t begin, int64_t end) {
   using R = real_t<T>;
-  constexpr int S = Neuron::kStates, L = Neuron::kLearned > 0 ? Neuron::kLearned : 1, C = kCheckpointPeriod;
+  constexpr int S = Neuron::kStates, C = kCheckpointPeriod;
+  constexpr int K = Neuron::kTape > 0 ? Neuron::kTape : 1, L = Neuron::kLearned > 0 ? Neuron::kLearned : 1;
   typename Neuron::template Params<R> p(a);
   p.load(a);
   const SurrogateOf<R> surrogate(a);
-  alignas(64) R old[C][S][kCpuBlock], grad[S][kCpuBlock], grad_param[L][kCpuBlock];
+  alignas(64) R tape[C][K][kCpuBlock], state[S][kCpuBlock], grad[S][kCpuBlock], grad_param[L][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, grad_buffer[kCpuBlock] = {}, out_buffer[kCpuBlock];
   alignas(64) const T zeros[kCpuBlock] = {};
   for (int64_t first = begin; first < end; first += kCpuBlock) {
@@ -133,22 +146,15 @@ SNNKERN_FN void backward(const KernelArgs& a, int64_t begin, int64_t end) {
       fill(grad[k], R(0));
       if (a.grad_state[k] && !a.store_seq) block.load(grad[k], a.grad_state[k], 0, a.N);
     }
-    for (int k = 0; k < L; ++k) fill(grad_param[k], R(0));
+    for (int k = 0; k < Neuron::kLearned; ++k) fill(grad_param[k], R(0));
 
     for (int64_t chunk = checkpoint_count(a.T); chunk >= 0; --chunk) {
       const int64_t start = chunk * C, steps = a.T - start < C ? a.T - start : C;
-      if (chunk == 0) {
-        load_initial(old[0], a, block);
-      } else {
-        for (int k = 0; k < S; ++k) {
-          fill(old[0][k], R(0));
-          block.load(old[0][k], a.checkpoints, (chunk - 1) * S + k, a.N);
-        }
-      }
-      for (int64_t j = 0; j + 1 < steps; ++j) {
-        std::memcpy(old[j + 1], old[j], sizeof(old[j]));
-        step<Neuron>(p, surrogate, block.read(a.x, start + j, a.N, x_buffer), old[j + 1], static_cast<T*>(nullptr));
-      }
+      load_initial(state, a, block);
+      if (chunk > 0)
+        for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
+      for (int64_t j = 0; j < steps; ++j)
+        record<Neuron>(p, surrogate, block.read(a.x, start + j, a.N, x_buffer), state, tape[j]);
       for (int64_t j = steps - 1; j >= 0; --j) {
         const int64_t t = start + j;
         if (a.store_seq) {
@@ -159,12 +165,13 @@ SNNKERN_FN void backward(const KernelArgs& a, int64_t begin, int64_t end) {
           }
         }
         const T* grad_spike = a.grad_spike ? block.read(a.grad_spike, t, a.N, grad_buffer) : zeros;
-        step_back<Neuron>(p, surrogate, block.read(a.x, t, a.N, x_buffer), old[j], grad_spike, grad, grad_param,
+        step_back<Neuron>(p, surrogate, tape[j], grad_spike, grad, grad_param,
                           block.write(a.grad_x, t, a.N, out_buffer));
         block.commit(a.grad_x, t, a.N, out_buffer);
       }
     }
-    for (int k = 0; k < S; ++k) block.store(a.grad_init[k], 0, a.N, grad[k]);
+    for (int k = 0; k < S; ++k)
+      if (a.grad_init[k]) block.store(a.grad_init[k], 0, a.N, grad[k]);
     for (int k = 0; k < Neuron::kLearned; ++k) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
   }
 }

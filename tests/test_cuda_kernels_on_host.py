@@ -54,20 +54,11 @@ SIZES = (1, 2, 3, 7, 8, 64, 130)
 OFFSETS = (0, 1, 2)  # elements between an aligned address and a tensor
 CHECKPOINT_PERIOD = 16
 
-# The vector widths, for BPTT with the chunk length, that a dtype uses.
-NARROW: set[tuple[int, ...]] = {(1, 16)}
-FORWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
-    "f32": {(1,), (4,)},
-    "f64": {(1,)},
-    "f16": {(1,), (8,)},
-    "bf16": {(1,), (8,)},
-}
-BACKWARD_VARIANTS: dict[str, set[tuple[int, ...]]] = {
-    "f32": NARROW | {(4, 4), (4, 8), (2, 16)},
-    "f64": NARROW,
-    "f16": NARROW | {(8, 4), (4, 8), (2, 16)},
-    "bf16": NARROW | {(8, 4), (4, 8), (2, 16)},
-}
+# The vector widths, with the rows loaded ahead or, for BPTT, the chunk length, that a dtype uses.
+NARROW = (1, 16)
+HALF = {NARROW, (4, 8), (2, 16)}
+FORWARD_VARIANTS = {"f32": {NARROW, (4, 4)}, "f64": {NARROW}, "f16": {NARROW, (4, 4)}, "bf16": {NARROW, (4, 4)}}
+BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": HALF, "bf16": HALF}
 
 
 # ---- the library -----------------------------------------------------------------------------------------------------
@@ -104,9 +95,10 @@ class HostCuda:
 
     library: Any
 
-    def mode(self, run: bool = True, reverse: bool = False) -> None:
-        """Whether threads run, or launches are only noted; and in which order."""
+    def mode(self, run: bool = True, reverse: bool = False, multiprocessors: int = 0) -> None:
+        """Whether threads run, or launches are only noted; in which order; and how many threads it takes to be busy."""
         self.library.host_cuda_mode(run, reverse)
+        self.library.host_cuda_multiprocessors(multiprocessors)
 
     def call(self, case: Case, args: KernelArgs, backward: bool, stream: int | None = None) -> str | None:
         """Launches a kernel; returns its error text."""
@@ -123,11 +115,11 @@ class HostCuda:
         return error.decode() if error else None
 
     def variant(self) -> tuple[int, ...]:
-        """(vector width,) of the last forward launch, (vector width, chunk length) of a backward one."""
+        """(vector width, rows loaded ahead) of the last forward launch, (vector width, chunk length) of a backward one."""
         name = self.library.host_cuda_last_kernel().decode()
-        found = re.search(r"(?:forward_kernel<.*, (\d+)|backward_kernel<.*, (\d+), (\d+))>\(", name)
+        found = re.search(r"(?:forward|backward)_kernel<.*, (\d+), (\d+)>\(", name)
         assert found, name
-        return tuple(int(number) for number in found.groups() if number)
+        return tuple(int(number) for number in found.groups())
 
 
 def build(compiler: str, folder: Path, flags: tuple[str, ...] = ("-O1",)) -> Path:
@@ -379,10 +371,10 @@ def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: 
     args.grad_spike = memory.input(inputs.grad_spike) if case.grad_spike else None
     grad_x = memory.output((case.T, case.N), case.type)
     args.grad_x = grad_x.data_ptr()
-    grad_init = [memory.output((case.N,), case.state_type) for _ in case.neuron.states]
+    grad_init = [memory.output((case.N if case.init else 0,), case.state_type) for _ in case.neuron.states]
     for k, grad in enumerate(grad_init):
         args.grad_state[k] = memory.input(inputs.grad_state[k]) if case.grad_state else None
-        args.grad_init[k] = grad.data_ptr()
+        args.grad_init[k] = grad.data_ptr() if case.init else None
     shares = [memory.output((case.N,), case.state_type) for _ in case.neuron.learned]
     for k, share in enumerate(shares):
         args.grad_param[k] = share.data_ptr()
@@ -408,7 +400,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13, torch.float16: 2e-3, tor
 def uses_library(surrogate: type[Surrogate], spiking: bool) -> bool:
     """Whether a function comes in that the two devices take from different libraries."""
     gradient, _, primitive = emit.surrogate_header(surrogate).partition(" primitive(")
-    return bool(re.search(r"math::(?!abs|floor)", gradient if spiking else gradient + primitive))
+    return bool(re.search(r"math::(?!abs|floor|quotient)", gradient if spiking else gradient + primitive))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -518,10 +510,10 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
     base = Case(neuron, reset, dtype, surrogate, spiking=False)
     for seed, case in enumerate(line(base, backward=False)):
         check_forward(host_cuda, case, seed)
-        assert host_cuda.variant() == (1,)
+        assert host_cuda.variant() == NARROW
     for seed, case in enumerate(line(base, backward=True)):
         check_backward(host_cuda, case, seed)
-        assert host_cuda.variant() == (1, 16)
+        assert host_cuda.variant() == NARROW
 
 
 @each_dtype
@@ -573,28 +565,37 @@ def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dty
 @pytest.mark.parametrize(
     ("dtype", "T", "N", "want"),
     [
-        ("f32", 4, 8, [(4,), (4, 4)]),
-        ("f32", 5, 8, [(4,), (4, 8)]),
-        ("f32", 8, 64, [(4,), (4, 8)]),
-        ("f32", 9, 64, [(4,), (2, 16)]),
-        ("f32", 4, 2, [(1,), (2, 16)]),
-        ("f32", 33, 130, [(1,), (2, 16)]),
-        ("f32", 33, 7, [(1,), (1, 16)]),
-        ("f16", 4, 8, [(8,), (8, 4)]),
-        ("bf16", 3, 12, [(1,), (4, 8)]),
-        ("f16", 8, 64, [(8,), (4, 8)]),
-        ("bf16", 40, 64, [(8,), (2, 16)]),
-        ("f16", 4, 3, [(1,), (1, 16)]),
-        ("f64", 4, 64, [(1,), (1, 16)]),
+        ("f32", 4, 8, [(4, 4), (2, 8)]),
+        ("f32", 8, 64, [(4, 4), (2, 8)]),
+        ("f32", 9, 64, [(4, 4), (2, 16)]),
+        ("f32", 4, 2, [NARROW, (2, 8)]),
+        ("f32", 33, 130, [NARROW, (2, 16)]),
+        ("f32", 33, 7, [NARROW, NARROW]),
+        ("bf16", 3, 12, [(4, 4), (4, 8)]),
+        ("f16", 8, 62, [NARROW, (2, 16)]),
+        ("bf16", 40, 64, [(4, 4), (2, 16)]),
+        ("f16", 4, 3, [NARROW, NARROW]),
+        ("f64", 4, 64, [NARROW, NARROW]),
     ],
 )
-def test_choice_of_variant(host_cuda: HostCuda, dtype: str, T: int, N: int, want: list[tuple[int, ...]]) -> None:
-    """The widest vectors that fit, and in BPTT the chunk that is as long as T needs: [forward, backward]."""
+def test_choice_of_variant(host_cuda: HostCuda, dtype: str, T: int, N: int, want: list[tuple[int, int]]) -> None:
+    """Vectors where they fit, and in BPTT a short chunk where T is short: [forward, backward]."""
     host_cuda.mode(run=False)
     case = Case(dtype=dtype, T=T, N=N)
     for backward, variant in enumerate(want):
         assert host_cuda.call(case, KernelArgs(T=T, N=N), bool(backward)) is None
         assert host_cuda.variant() == variant
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_few_neurons_get_a_thread_each(host_cuda: HostCuda, dtype: str) -> None:
+    """Vectors want 256 threads a multiprocessor."""
+    host_cuda.mode(run=False, multiprocessors=10)
+    for backward, T, V in ((False, 16, 4), (True, 16, 2), (True, 8, 2 if dtype == "f32" else 4)):
+        for N, wide in ((256 * 10 * V, True), (255 * 10 * V, False)):
+            assert host_cuda.call(Case(dtype=dtype, T=T, N=N), KernelArgs(T=T, N=N), backward) is None
+            fallback = 2 if backward and V == 4 else 1  # half as many neurons a thread may still do
+            assert host_cuda.variant()[0] == (V if wide else fallback), (T, N)
 
 
 def vector_pointers(case: Case, backward: bool) -> list[tuple[str, int | None, int]]:

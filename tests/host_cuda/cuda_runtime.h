@@ -2,6 +2,11 @@
 #pragma once
 #include <math.h>  // not <cmath>: CUDA has exp(float) and the like in the global namespace
 
+inline float sinpif(float x) { return sinf(x * 3.14159265f); }
+inline double sinpi(double x) { return sin(x * 3.14159265358979323846); }
+inline float cospif(float x) { return cosf(x * 3.14159265f); }
+inline double cospi(double x) { return cos(x * 3.14159265358979323846); }
+
 #define __host__
 #define __device__
 #define __global__
@@ -26,6 +31,18 @@ struct cudaLaunchConfig_t {
   unsigned long dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
 };
+
+// None: any number of threads fills them, and a launch takes the widest vectors that fit.
+inline int host_multiprocessors = 0;
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = host_multiprocessors;
+  return cudaSuccess;
+}
 
 // What the tests choose about a launch, and learn from it.
 struct HostLaunch {

@@ -32,6 +32,8 @@ void host_cuda_mode(bool run, bool reversed) {
   host_launch.reversed = reversed;
 }
 
+void host_cuda_multiprocessors(int count) { host_multiprocessors = count; }
+
 void* host_cuda_last_stream() { return host_launch.stream; }
 
 // The name of the kernel that the last call launched, with its template arguments; empty if it launched none.
