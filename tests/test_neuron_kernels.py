@@ -92,7 +92,10 @@ def expected(
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize(("neuron", "flags"), SETTINGS)
 def test_float(neuron: str, flags: tuple[bool, ...], reset: str, detach: bool, module: Any, device: str) -> None:
-    """Spikes and potentials to the bit; gradients within rounding, those of the integrate-and-fire neuron to the bit."""
+    """Spikes and potentials to the bit; gradients within rounding.
+
+    On the CPU those of the integrate-and-fire neuron to the bit; on CUDA the operator divides less exactly in a surrogate.
+    """
     hard = reset == "hard"
     chosen = kernels(neuron, flags, "float", hard, detach)
     for shape in SHAPES:
@@ -102,7 +105,7 @@ def test_float(neuron: str, flags: tuple[bool, ...], reset: str, detach: bool, m
         assert torch.equal(outputs[0], wanted[0]) and torch.equal(outputs[1], wanted[1])
         for i, (grad, want) in enumerate(zip(grads, wanted_grads, strict=True)):
             assert error(grad, want, over_time=i == 0) <= (PARAMETER_TOLERANCE if i == 2 else TOLERANCE)[torch.float32]
-        if neuron == "if" and module is functional:
+        if neuron == "if" and module is functional and device == "cpu":
             assert all(map(torch.equal, grads, wanted_grads))
 
 
