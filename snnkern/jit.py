@@ -226,7 +226,7 @@ def compile_cuda(name: str, codes: str, architecture: str) -> Path:
         try:
             compiled = core.Program(codes, "c++", options).compile("cubin")
         except Exception as error:  # the class depends on the version of cuda-core
-            raise _failed("NVRTC", name, str(error), codes) from error
+            raise _failed("NVRTC", name, str(error).replace("\0", ""), codes) from error
         path.write_bytes(bytes(compiled.code))
 
     return _cached(".cubin", [codes, architecture, "fma=False", *map(str, version)], make)

@@ -4,6 +4,7 @@
 #include <math.h>  // not <cmath>: CUDA has expf and the like in the global namespace
 
 #include <cstddef>
+#include <cstdio>  // a kernel may call printf
 #include <utility>
 
 #include "../elementary.h"
