@@ -12,6 +12,7 @@ where its parts begin and end.
 
 from __future__ import annotations
 
+import functools
 import logging
 import numbers
 import re
@@ -42,6 +43,7 @@ def cal_blocks(numel: int, threads: int = CUDA_THREADS) -> int:
     return (numel + threads - 1) // threads
 
 
+@functools.cache
 def _ctype(ctype: str) -> tuple[str, str]:
     """The base type and what follows it: '*', '&' or nothing."""
     match = re.fullmatch(r"\s*(?:const\s+)?(\w+)(?:\s+const)?\s*([*&]?)\s*(?:const\s*)?(?:__restrict__\s*)?", ctype)
@@ -260,11 +262,8 @@ class CKernel:
         self.check_half2({name: value for name, value in arrays.items() if kinds[name][1] == "*"})
         grid, block = (_dimensions(name, size) for name, size in (("grid", grid), ("block", block)))
         self._check_sizes(values, grid, block)
-        codes = self.full_codes
-        for name, value in values.items():
-            if kinds[name][1] == "&" and not isinstance(value, Tensor):
-                # A reference would be an address: a number is passed by value instead.
-                codes = re.sub(rf"&(\s*{name}\s*[,)])", r" \1", codes, count=1)
+        numbers_by_reference = tuple(n for n, v in values.items() if kinds[n][1] == "&" and not isinstance(v, Tensor))
+        codes = _by_value(self.full_codes, numbers_by_reference)
         arguments = [
             value.data_ptr() if isinstance(value, Tensor) else (kinds[name][0], value) for name, value in values.items()
         ]
@@ -275,6 +274,14 @@ class CKernel:
         """Indices in the text are of type int."""
         if grid[0] * block[0] > _INT_MAX:
             raise ValueError(f"grid and block must have less than 2^31 threads in a dimension, got {grid} x {block}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_value(codes: str, names: tuple[str, ...]) -> str:
+    """The text in which these parameters are numbers: a reference would be an address."""
+    for name in names:
+        codes = re.sub(rf"&(\s*{name}\s*[,)])", r" \1", codes, count=1)
+    return codes
 
 
 def _dimensions(name: str, size: Any) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ GENERATED = {f"generated/{path}": text for path, text in emit.files().items()}
 SOURCES = HAND_WRITTEN | GENERATED
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"][^>"]+[>"])', re.MULTILINE)
-STANDARD = re.compile(r"<(c?[a-z_]+|cuda_runtime\.h)>")  # <cmath>, <limits>, ...
+STANDARD = re.compile(r"<(c?[a-z_]+|math\.h|cuda_runtime\.h)>")  # <cmath>, <limits>, ...
 
 
 def includes(path: str) -> list[str]:
