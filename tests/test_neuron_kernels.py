@@ -501,6 +501,28 @@ def test_a_neuron_of_ones_own(dtype: str, device: str) -> None:
             assert error(a.double(), b) <= (1e-5 if dtype == "float" else 1e-2)
 
 
+class Gated(neurons.Neuron):
+    """The input gates the potential: the derivative in v is the next input."""
+
+    name = "gated"
+
+    @staticmethod
+    def charge(x: Any, v: Any, p: Any) -> Any:
+        return v * x + x
+
+
+def test_nothing_is_read_beyond_the_last_step(device: str) -> None:
+    forward = type("GatedForward", (neuron_kernel.NeuronFPTTKernel,), {"neuron": Gated})(True, "float")
+    backward = type("GatedBackward", (neuron_kernel.NeuronBPTTKernel,), {"neuron": Gated})(
+        surrogate.ATan(), True, False, "float"
+    )
+    x, v, gs, gv = inputs((4, 6), "float", device)
+    followed = torch.cat([x, torch.full_like(x, float("nan"))])[:4].requires_grad_()  # in memory, NaN comes after it
+    outputs = neuron_kernel.IFNodeATGF.apply(followed, v.requires_grad_(), 1.0, 0.0, forward, backward)
+    for grad in torch.autograd.grad(outputs, (followed, v), (gs, gv)):
+        assert grad.isfinite().all()
+
+
 class Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
