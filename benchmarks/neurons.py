@@ -1,183 +1,276 @@
-"""python -m benchmarks.neurons: forward and backward of a neuron against the plain loop, eager and under torch.compile.
+"""python -m benchmarks.neurons: time and memory of a neuron layer, beside other libraries and the plain loop.
 
-The unit is a pass: half the time of y.copy_(x) on x_seq, that is, the time to read or to write the tensor once. Every
-implementation is checked for equal spikes before it is timed; they are timed in turn, and medians are compared.
+The unit is a pass: half the time of y.copy_(x) on x_seq, that is, the time to read or to write the tensor once, taken
+in the same process between the other measurements. Each peer runs in a process of its own, so that none disturbs the
+others; its spikes are compared before it is timed. On a GPU, times are the device's own (CUDA events, with the queue
+filled beforehand); `host` is how long the calling thread is busy with one call.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-import snnkern
+from . import peers
 
-SURROGATES = {"atan": snnkern.surrogate.ATan(), "sigmoid": snnkern.surrogate.Sigmoid()}
-Run = Callable[[torch.Tensor], torch.Tensor]
-
-
-class Spike(torch.autograd.Function):
-    """The step function, as one writes it by hand; the gradient is a subclass's."""
-
-    @staticmethod
-    def forward(ctx: Any, u: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(u)
-        return (u >= 0).to(u.dtype)
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+STEPS = (4, 8, 16, 32, 128, 1000)
+COUNTS = (2**10, 2**14, 2**18, 2**20, 2**22, 2**24)
+WORKS = ("inference", "forward", "backward", "forward+backward")
+Work = Callable[[], object]
+DIFFERENT_AT_MOST = 1e-4  # share of spikes that rounding in another order may turn
 
 
-class ATanSpike(Spike):
-    """With the gradient of ATan(alpha=2)."""
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (u,) = ctx.saved_tensors
-        return grad / (1 + (math.pi * u) ** 2)
+# ---- in a peer's process ---------------------------------------------------------------------------------------------
 
 
-class SigmoidSpike(Spike):
-    """With the gradient of Sigmoid(alpha=4)."""
+class Clock:
+    """Times pieces of work on a device."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (u,) = ctx.saved_tensors
-        s = torch.sigmoid(4 * u)
-        return grad * 4 * s * (1 - s)
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
 
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
-def plain_loop(spike: Run) -> Run:
-    """LIF with tau = 2, threshold 1 and hard reset to 0, as one writes it by hand."""
+    def host(self, work: Work) -> float:
+        """Seconds until `work` returns; on a GPU that is before it is done."""
+        self.synchronize()
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
 
-    def run(x_seq: torch.Tensor) -> torch.Tensor:
-        v = torch.zeros_like(x_seq[0])
-        spikes = []
-        for x in x_seq:
-            h = v + (x - v) * 0.5
-            s = spike(h - 1.0)
-            v = (1 - s) * h
-            spikes.append(s)
-        return torch.stack(spikes)
+    def once(self, work: Work, host: float) -> float:
+        """Seconds of the device."""
+        if self.device.type == "cpu":
+            return self.host(work)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int((1.5 * host + 50e-6) * 2e9))  # meanwhile the host puts everything into the queue
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
 
-    return run
-
-
-def implementations(name: str) -> dict[str, Run]:
-    """x_seq -> spike_seq, each with gradients."""
-    surrogate = SURROGATES[name]
-    loop = plain_loop({"atan": ATanSpike, "sigmoid": SigmoidSpike}[name].apply)
-    return {
-        "snnkern": lambda x: snnkern.functional.lif(x, surrogate=surrogate)[0],
-        "reference": lambda x: snnkern.reference.lif(x, surrogate=surrogate)[0],
-        "plain loop": loop,
-        "compiled loop": torch.compile(loop, fullgraph=True),
-    }
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def in_turn(runs: dict[str, Callable[[], object]], device: str, repeats: int) -> dict[str, list[float]]:
-    """Times of each, taken A B C A B C ..., so that a drift of the machine's speed meets all."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in tqdm(range(repeats), leave=False):
-        for name, run in runs.items():
-            times[name].append(seconds(run, device))
-    return times
-
-
-def measure(steps: int, count: int, surrogate: str, device: str, repeats: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(steps, count, generator=generator).to(device).requires_grad_()
-    incoming = torch.randn(steps, count, generator=generator).to(device)
-    made = implementations(surrogate)
-    expected = made["reference"](x)
-    for name, run in made.items():
-        if not torch.equal(run(x), expected):
-            raise SystemExit(f"{name}: its spikes differ from the reference's")
-
-    def inference(run: Run) -> Callable[[], object]:
-        return torch.no_grad()(lambda: run(x))
-
-    def training(run: Run) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(run(x), x, incoming)
-
-    target = torch.empty_like(incoming)
-    copy = {"copy": lambda: target.copy_(incoming)}
-    results = {}
-    for work, make in (("inference", inference), ("forward+backward", training)):
-        times = in_turn({**copy, **{name: make(run) for name, run in made.items()}}, device, repeats)
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        results[work] = {
+    def medians(self, works: dict[str, Work], budget: float) -> dict[str, dict[str, float]]:
+        """Taken A B C A B C ..., so that a drift of the device's speed meets all; fewer times where it takes long."""
+        hosts: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(3):
+            for name, work in works.items():
+                hosts[name].append(self.host(work))
+        self.synchronize()
+        start = time.perf_counter()
+        times: dict[str, list[float]] = {name: [] for name in works}
+        for i in range(self.repeats):
+            for name, work in works.items():
+                times[name].append(self.once(work, hosts[name][-1]))
+                hosts[name].append(self.host(work))
+            if i >= 4 and time.perf_counter() - start > budget:
+                break
+        return {
             name: {
-                "milliseconds": round(medians[name] * 1e3, 4),
-                "spread": [round(min(t) * 1e3, 4), round(max(t) * 1e3, 4)],
-                "passes": round(medians[name] / (medians["copy"] / 2), 2),
-                "times snnkern": round(medians[name] / medians["snnkern"], 2),
+                "ms": statistics.median(t) * 1e3,
+                "low": min(t) * 1e3,
+                "high": max(t) * 1e3,
+                "host_us": statistics.median(hosts[name]) * 1e6,
             }
             for name, t in times.items()
         }
-    return {"neuron": "lif", "surrogate": surrogate, "T": steps, "N": count, "dtype": "f32", "results": results}
 
 
-def commit() -> str:
-    out = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return out.stdout.strip() or "unknown"
+def works(built: peers.Built, x: Tensor, incoming: Tensor) -> dict[str, Work]:
+    inputs = [x, *built.learned]
+
+    def inference() -> Tensor:
+        with torch.no_grad():
+            return built.run(x)
+
+    def training() -> object:
+        return torch.autograd.grad(built.run(x), inputs, incoming)
+
+    output = built.run(x)
+
+    def backward() -> object:
+        return torch.autograd.grad(output, inputs, incoming, retain_graph=True)
+
+    return dict(zip(WORKS, (inference, lambda: built.run(x), backward, training), strict=True))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.neurons", description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--steps", type=int, nargs="+", default=[16], help="T, one or more")
-    parser.add_argument("--neurons", type=int, nargs="+", default=[2**18], help="N, one or more")
-    parser.add_argument("--surrogates", nargs="+", choices=SURROGATES, default=list(SURROGATES))
+def memory(built: peers.Built, x: Tensor, incoming: Tensor) -> dict[str, int]:
+    """Bytes beyond x_seq: kept between forward and backward, and at most; the spikes count in both."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    output = built.run(x)
+    kept = torch.cuda.memory_allocated() - before
+    torch.autograd.grad(output, [x, *built.learned], incoming)
+    return {"retained_bytes": kept, "peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
+def different(built: peers.Built, neuron: str, x: Tensor) -> float:
+    """The share of spikes that are not those of the reference."""
+    with torch.no_grad():
+        part = x[:, : max(1, min(x.shape[1], 2**22 // x.shape[0]))].contiguous()
+        expected = peers.build("reference", neuron, x.device, x.dtype).run(part)
+        return (built.run(part) != expected).double().mean().item()
+
+
+def measure(name: str, cell: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    device, dtype = torch.device(options["device"]), DTYPES[cell["dtype"]]
+    shape, neuron = (cell["T"], cell["N"]), cell["neuron"]
+    if cell["T"] > peers.PEERS[name].longest:
+        raise peers.Unavailable(f"T > {peers.PEERS[name].longest}")
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(shape, device=device, dtype=dtype, generator=generator).requires_grad_()
+    incoming = torch.randn(shape, device=device, dtype=dtype, generator=generator)
+    built = peers.build(name, neuron, device, dtype)
+    differ = different(built, neuron, x)
+    if differ > DIFFERENT_AT_MOST:
+        raise SystemExit(f"{name}: {differ:.2%} of its spikes differ from the reference's for {cell}")
+    target = torch.empty_like(incoming)
+    timed = Clock(device, options["repeats"]).medians(
+        {"copy": lambda: target.copy_(incoming), **works(built, x, incoming)}, options["budget"]
+    )
+    unit = timed.pop("copy")["ms"] / 2
+    for result in timed.values():
+        result["passes"] = result["ms"] / unit
+    extra = memory(built, x, incoming) if device.type == "cuda" else {}
+    return {"pass_ms": unit, "spikes_that_differ": differ, "works": timed, **extra}
+
+
+def worker() -> None:
+    """Measures one peer: its task on standard input, a line of JSON for each cell on standard output."""
+    task = json.load(sys.stdin)
+    options = task["options"]
+    torch.set_num_threads(options["threads"])
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes beside the results
+    for cell in task["cells"]:
+        try:
+            line = measure(task["peer"], cell, options)
+        except peers.Unavailable as error:
+            line = {"unavailable": str(error)}
+        except torch.OutOfMemoryError:
+            line = {"unavailable": "out of memory"}
+        print(json.dumps(line), file=results, flush=True)
+        if options["device"] == "cuda":
+            torch.cuda.empty_cache()
+
+
+# ---- in the main process ---------------------------------------------------------------------------------------------
+
+
+def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The grid, as far as about ten tensors of a size fit the memory."""
+    room = 2**33
+    if options.device == "cuda":
+        room = torch.cuda.get_device_properties(0).total_memory
+    for neuron in options.neurons:
+        for dtype in options.dtypes:
+            for steps in options.steps:
+                for count in options.counts:
+                    if 10 * steps * count * DTYPES[dtype].itemsize < room and steps * count <= options.most:
+                        yield {"neuron": neuron, "dtype": dtype, "T": steps, "N": count}
+
+
+def run_peer(name: str, grid: list[dict[str, Any]], options: argparse.Namespace, bar: Any) -> Iterator[dict[str, Any]]:
+    peer = peers.PEERS[name]
+    environment = {**os.environ, **peer.environment}
+    if peer.path and peer.path in os.environ:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ[peer.path], os.environ.get("PYTHONPATH"))))
+    keys = ("device", "threads", "repeats", "budget")
+    task = {"peer": name, "cells": grid, "options": {key: getattr(options, key) for key in keys}}
+    command = [sys.executable, "-m", "benchmarks.neurons", "--worker"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(json.dumps(task))
+        process.stdin.close()
+        for cell, line in zip(grid, process.stdout, strict=False):
+            bar.update()
+            yield {"peer": name, **cell, **json.loads(line)}
+    if process.returncode:
+        raise SystemExit(f"{name}: its process ended with {process.returncode}")
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Passes of each peer, cell by cell; times in microseconds beside the total."""
+    seen: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "works" in row:
+            seen.setdefault((row["neuron"], row["dtype"], row["T"], row["N"]), []).append(row)
+    for (neuron, dtype, steps, count), group in seen.items():
+        yield f"\n{neuron} {dtype} T={steps} N={count}   (a pass: {group[0]['pass_ms'] * 1e3:.1f} us)"
+        yield f"  {'passes':20} {'inference':>10} {'forward':>10} {'backward':>10} {'both':>10} {'both, us':>10} {'host, us':>10}"
+        for row in group:
+            passes = " ".join(f"{row['works'][work]['passes']:10.2f}" for work in WORKS)
+            both = row["works"]["forward+backward"]
+            yield f"  {row['peer']:20} {passes} {both['ms'] * 1e3:10.1f} {both['host_us']:10.1f}"
+
+
+def about(argv: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    import snnkern
+
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {
+        "command": "python -m benchmarks.neurons " + " ".join(argv),
+        "commit": commit.stdout.strip() or "unknown",
+        "build": snnkern.build_info(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "threads": options.threads,
+    }
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.neurons", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peers", nargs="+", choices=peers.PEERS, default=list(peers.PEERS))
+    parser.add_argument("--neurons", nargs="+", choices=peers.NEURONS, default=["lif"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="T, one or more")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="N, one or more")
+    parser.add_argument("--most", type=int, default=2**28, help="the largest T * N")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds after which a cell needs no more repeats")
     parser.add_argument("--json", type=Path, help="write everything to this file")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    rows = []
-    for steps in options.steps:
-        for count in options.neurons:
-            for surrogate in options.surrogates:
-                row = measure(steps, count, surrogate, options.device, options.repeats)
-                rows.append(row)
-                print(f"lif, {surrogate}, T={steps}, N={count}, f32, {options.device}, {options.threads} threads")
-                for work, results in row["results"].items():
-                    for name, r in results.items():
-                        print(
-                            f"  {work:17} {name:14} {r['milliseconds']:9.3f} ms {r['passes']:7.2f} passes {r['times snnkern']:7.2f} x snnkern"
-                        )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    if argv == ["--worker"]:
+        worker()
+        return 0
+    options = parse(argv)
+    grid = list(cells(options))
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=len(grid) * len(options.peers), unit="cell") as bar:
+        for name in options.peers:
+            bar.set_description(name)
+            rows += run_peer(name, grid, options, bar)
+    print("\n".join(table(rows)))
+    for peer, reason in dict.fromkeys((r["peer"], r["unavailable"]) for r in rows if "unavailable" in r):
+        print(f"left out: {peer}: {reason}")
     if options.json:
-        about = {
-            "command": "python -m benchmarks.neurons " + " ".join(argv if argv is not None else sys.argv[1:]),
-            "commit": commit(),
-            "build": snnkern.build_info(),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
-            "threads": options.threads,
-        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**about, "measurements": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({**about(argv, options), "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

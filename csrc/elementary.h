@@ -109,10 +109,23 @@ template <class R>
 SNNKERN_FN R floor(R x) {
   return ::floor(x);
 }
-// For angles of a few turns: those for any angle hold tables in memory, and are large. The error grows as |x| does.
-SNNKERN_FN float sin(float x) { return ::sinpif(x * 0.318309886f); }
+// sin(x + quarters * pi / 2) for |x| up to 1e5. Those of the library, for any angle, hold tables in memory and are large.
+SNNKERN_FN float sine(float x, int quarters) {
+  const float turned = rintf(x * 0.636619772f);  // quarter turns to the nearest axis
+  float r = fmaf(turned, -1.57079601e+00f, x);
+  r = fmaf(turned, -3.13916473e-07f, r);
+  r = fmaf(turned, -5.39030253e-15f, r);
+  const int quadrant = static_cast<int>(turned) + quarters;
+  const float r2 = r * r;
+  const float sin_r = fmaf(fmaf(fmaf(-1.95152959e-4f, r2, 8.33216087e-3f), r2, -1.66666546e-1f), r2 * r, r);
+  const float cos_r =
+      fmaf(fmaf(fmaf(fmaf(2.44331571e-5f, r2, -1.38873163e-3f), r2, 4.16666457e-2f), r2, -0.5f), r2, 1.0f);
+  const float y = quadrant & 1 ? cos_r : sin_r;
+  return quadrant & 2 ? -y : y;
+}
+SNNKERN_FN float sin(float x) { return sine(x, 0); }
+SNNKERN_FN float cos(float x) { return sine(x, 1); }
 SNNKERN_FN double sin(double x) { return ::sinpi(x * 0.31830988618379067); }
-SNNKERN_FN float cos(float x) { return ::cospif(x * 0.318309886f); }
 SNNKERN_FN double cos(double x) { return ::cospi(x * 0.31830988618379067); }
 template <class R>
 SNNKERN_FN R atan(R x) {

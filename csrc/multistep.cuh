@@ -233,10 +233,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Blocks of BPTT that a multiprocessor should hold. Where the tape is small 128 registers do, but unless it is told so the
+// compiler takes 168, and with 16-bit numbers the memory then waits for arithmetic.
+template <class Neuron, class T>
+constexpr int kBlocks = sizeof(T) == 2 && Neuron::kTape == 1 ? 4 : 1;
+
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
     backward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kLearned;

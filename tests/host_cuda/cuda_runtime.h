@@ -2,9 +2,7 @@
 #pragma once
 #include <math.h>  // not <cmath>: CUDA has exp(float) and the like in the global namespace
 
-inline float sinpif(float x) { return sinf(x * 3.14159265f); }
 inline double sinpi(double x) { return sin(x * 3.14159265358979323846); }
-inline float cospif(float x) { return cosf(x * 3.14159265f); }
 inline double cospi(double x) { return cos(x * 3.14159265358979323846); }
 
 #define __host__
