@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_TOOLS := "setuptools>=64" ninja pybind11 wheel
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cuh)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cuh csrc/on_cpu/*.h)
 SOURCES := setup.py pyproject.toml $(CPP) $(wildcard codegen/*.py snnkern/*.py)
 
 # The torch of PyPI is a CUDA build, and setup.py rightly refuses to build for it in silence without CUDA. Someone who

@@ -326,8 +326,13 @@ def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
 class Printer:
     """Prints expressions as C++ statements over a type R. A node that is used twice, or has a name, becomes a variable.
 
-    With `quotient`, the name of a C++ function of two arguments, that function divides.
+    With `quotient`, the name of a C++ function of two arguments, that function divides. Dialects for one type are
+    subclasses: see cfunction.
     """
+
+    real = "R"  # the type of a variable
+    prefix = ""  # of the names of variables
+    _zero = "R(0)"
 
     def __init__(self, names: dict[Expr, str] | None = None, indent: str = "    ", quotient: str = "") -> None:
         self.done: dict[Expr, Expr] = {}
@@ -346,6 +351,12 @@ class Printer:
         assigned = [f"{self.indent}{text} {self._text(e)};" for text, e in values]
         return self.lines + assigned
 
+    def value(self, e: Expr) -> str:
+        """The text of one expression; the variables that it needs are declared in `lines`."""
+        e = _value(e, self.done)
+        self._count_uses([e])
+        return self._text(e)
+
     def _count_uses(self, outputs: Sequence[Expr]) -> None:
         for e in topological(outputs):
             # The arguments of a series, and the branches of a choice, are variables: the first to stay out of the loop,
@@ -358,7 +369,7 @@ class Printer:
 
     def _text(self, e: Expr, precedence: int = 0) -> str:
         if e.op == "const":
-            return f"R({e.value!r})"
+            return self._constant(e.value)
         if e.op in ("var", "flag"):
             return str(e.value)
         if e in self.texts:
@@ -372,11 +383,20 @@ class Printer:
             return self._variable(e, text)
         return f"({text})" if own < precedence else text
 
+    def _constant(self, value: float) -> str:
+        return f"R({value!r})"
+
+    def _function(self, op: str) -> str:
+        """What a function of the graph is called in C++."""
+        return {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(
+            op, f"math::{op}"
+        )
+
     def _variable(self, e: Expr, text: str) -> str:
         name = self.names.get(e)
         if name is None:
-            name, self.count = f"t{self.count}", self.count + 1
-        self.lines.append(f"{self.indent}const R {name} = {text};")
+            name, self.count = f"{self.prefix}t{self.count}", self.count + 1
+        self.lines.append(f"{self.indent}const {self.real} {name} = {text};")
         self.texts[e] = name
         return name
 
@@ -394,12 +414,9 @@ class Printer:
             condition, a, b = (self._text(x, 1) for x in e.args)
             if e.args[0].op == "flag":
                 return f"choose({condition}, {a}, {b})", 9
-            test = condition if e.op == "where" else f"{condition} != R(0)"
+            test = condition if e.op == "where" else f"{condition} != {self._zero}"
             return f"{test} ? {a} : {b}", 0
-        call = {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(
-            e.op, f"math::{e.op}"
-        )
-        return f"{call}({', '.join(self._text(a) for a in e.args)})", 9
+        return f"{self._function(e.op)}({', '.join(self._text(a) for a in e.args)})", 9
 
     def _series(self, e: Expr) -> str:
         n, term = e.args

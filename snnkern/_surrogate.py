@@ -57,6 +57,13 @@ class Surrogate:
             raise ValueError(f"{type(self).__name__} has no smooth primitive")
         return self._evaluate(self.equations.primitive, x)
 
+    def cuda_codes(self, y: str | None, x: str, dtype: str) -> str:
+        """Code for the gradient at x, as the kernels of snnkern.codegen.neuron_kernel call it; see snnkern.codegen.cfunction."""
+        from .codegen.cfunction import surrogate_backward
+
+        values = dict(zip((p.name for p in self.equations.parameters), self.params, strict=True))
+        return surrogate_backward(self.equations, y, x, dtype, **values)
+
     def _evaluate(self, function: Any, x: Tensor) -> Tensor:
         # Parameters are 0-dim tensors: rounded to the dtype of x, as in the kernels, and never promoting it.
         p = SimpleNamespace()

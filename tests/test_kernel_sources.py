@@ -8,13 +8,13 @@ from pathlib import Path
 from snnkern.codegen import emit
 
 ROOT = Path(__file__).resolve().parent.parent
-BELOW_THE_HOST = ("multistep.h", "multistep.cuh", "multistep_cpu.h", "elementary.h", "spec.h")
+BELOW_THE_HOST = ("multistep.h", "multistep.cuh", "multistep_cpu.h", "elementary.h", "spec.h", "on_cpu/cuda_fp16.h")
 HAND_WRITTEN = {name: (ROOT / "csrc" / name).read_text(encoding="utf-8") for name in BELOW_THE_HOST}
 GENERATED = {f"generated/{path}": text for path, text in emit.files().items()}
 SOURCES = HAND_WRITTEN | GENERATED
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"][^>"]+[>"])', re.MULTILINE)
-STANDARD = re.compile(r"<(c?[a-z_]+|cuda_runtime\.h)>")  # <cmath>, <limits>, ...
+STANDARD = re.compile(r"<(c?[a-z_]+|math\.h|cuda_runtime\.h)>")  # <cmath>, <limits>, ...
 
 
 def includes(path: str) -> list[str]:
@@ -28,7 +28,8 @@ def without_comments(text: str) -> str:
 def test_the_list_of_hand_written_sources_is_complete() -> None:
     """A new header is checked below, or belongs to the host and is named here."""
     above = {"autograd.h", "host.h", "info.h"}
-    found = {p.name for p in (ROOT / "csrc").iterdir() if p.suffix in (".h", ".cuh")}
+    folders = (ROOT / "csrc", ROOT / "csrc" / "on_cpu")
+    found = {p.relative_to(folders[0]).as_posix() for f in folders for p in f.iterdir() if p.suffix in (".h", ".cuh")}
     assert found - above == set(BELOW_THE_HOST)
 
 

@@ -11,7 +11,7 @@ from snnkern import functional
 from snnkern.codegen.emit_docs import readme
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-EXAMPLE, EQUIVALENT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, EQUIVALENT, KERNEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_tables_are_made_from_the_specification() -> None:
@@ -35,3 +35,10 @@ def test_the_equivalent_code_is_equivalent() -> None:
         spikes, v = functional.lif(x_seq, tau=tau, v_threshold=v_threshold, v_reset=float(v_reset))
         assert torch.equal(scope["spike_seq"], spikes) and 0 < spikes.mean() < 1
         torch.testing.assert_close(scope["v"], v)
+
+
+def test_the_kernel_runs() -> None:
+    x = torch.randn(4, 4)
+    y = torch.zeros_like(x)
+    exec(KERNEL, {"x": x, "y": y})
+    assert torch.equal(y, (x >= 0).float())

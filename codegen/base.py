@@ -1,0 +1,630 @@
+"""Kernels of your own: CUDA text from a few lines of core, run on the GPU or, for CPU tensors, by the host's compiler.
+
+    >>> heaviside = CKernel1D(kernel_name="heaviside")
+    >>> heaviside.add_param(ctype="const float *", cname="x")
+    >>> heaviside.add_param(ctype="float *", cname="y")
+    >>> heaviside.core = "y[index] = x[index] >= 0.0f ? 1.0f : 0.0f;"
+    >>> heaviside.simple_call(x=x, y=y)
+
+The text of a kernel is made here; snnkern.jit compiles and runs it. While logging is at level DEBUG, comments in the text show
+where its parts begin and end.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import numbers
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_logger = logging.getLogger(__name__)
+CUDA_THREADS = 512
+"""How many threads a block has unless the caller says otherwise."""
+
+_INT_MAX = 2**31 - 1
+_DTYPES = {"float": torch.float32, "half2": torch.float16, "int": torch.int32}
+
+
+def is_debugging() -> bool:
+    """Whether texts get comments that show their parts."""
+    return _logger.isEnabledFor(logging.DEBUG)
+
+
+def cal_blocks(numel: int, threads: int = CUDA_THREADS) -> int:
+    """How many blocks of so many threads give every element a thread."""
+    return (numel + threads - 1) // threads
+
+
+@functools.cache
+def _ctype(ctype: str) -> tuple[str, str]:
+    """The base type and what follows it: '*', '&' or nothing."""
+    match = re.fullmatch(r"\s*(?:const\s+)?(\w+)(?:\s+const)?\s*([*&]?)\s*(?:const\s*)?(?:__restrict__\s*)?", ctype)
+    if not match or match[1] not in _DTYPES:
+        raise TypeError(f"a ctype must be {', '.join(_DTYPES)}, const or not, then *, & or nothing, got {ctype!r}")
+    return match[1], match[2]
+
+
+def _is_const(ctype: str) -> bool:
+    return "const" in ctype.partition("*")[0].split()
+
+
+def _is_cupy(value: Any) -> bool:
+    cupy = sys.modules.get("cupy")  # a cupy array cannot be there without it
+    return cupy is not None and isinstance(value, cupy.ndarray)
+
+
+def _tensor(value: Any) -> Any:
+    """A cupy array as a tensor over the same memory; anything else as it is."""
+    return torch.from_dlpack(value) if _is_cupy(value) else value  # type: ignore[attr-defined]
+
+
+def _arrays(py_dict: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, given in py_dict.items():
+        value = _tensor(given)
+        if isinstance(value, Tensor):
+            yield name, value
+
+
+class CKernel:
+    """A CUDA kernel: declaration, head, core and tail. CKernel1D and CKernel2D fill in more.
+
+    Args:
+        kernel_name: the kernel's name in the text
+
+    Attributes:
+        cparams: the parameters, {name: C type}, in the order of the text. Types are float, half2 and int: `const float *`
+            for a tensor (of torch.half for half2), `const float &` or `float` for a scalar.
+        reserved_cnames: names that the text uses itself, which no parameter may have
+    """
+
+    def __init__(self, kernel_name: str) -> None:
+        if not re.fullmatch(r"[A-Za-z_]\w*", kernel_name):
+            raise ValueError(f"kernel_name must be a name in C, got {kernel_name!r}")
+        self.kernel_name = kernel_name
+        self.cparams: dict[str, str] = {}
+        self.reserved_cnames: list[str] = []
+        self._core = ""
+
+    # ---- text ---------------------------------------------------------------------------------------------------------
+
+    def add_param(self, ctype: str, cname: str) -> None:
+        """Adds a parameter. Arguments are matched by name.
+
+        Raises:
+            ValueError: the name is taken or reserved, or is no name in C.
+        """
+        if not re.fullmatch(r"[A-Za-z_]\w*", cname):
+            raise ValueError(f"cname must be a name in C, got {cname!r}")
+        if cname in self.cparams:
+            raise ValueError(f"cname {cname!r} is a parameter of {self.kernel_name} already: {self.cparams}")
+        if cname in self.reserved_cnames:
+            raise ValueError(f"cname {cname!r} is reserved in {self.kernel_name}, as {self.reserved_cnames} are")
+        self.cparams[cname] = ctype
+
+    @property
+    def core(self) -> str:
+        """The code of the kernel's own; assign to it, or override the property."""
+        return self._core
+
+    @core.setter
+    def core(self, codes: str) -> None:
+        self._core = codes
+
+    @property
+    def declaration(self) -> str:
+        """The text up to the kernel's body."""
+        params = ",\n".join(f"{ctype} {cname}" for cname, ctype in self.cparams.items())
+        return f'#include <cuda_fp16.h>\nextern "C" __global__\nvoid {self.kernel_name}(\n{params}\n)\n'
+
+    @property
+    def head(self) -> str:
+        """The text between declaration and core."""
+        return "{\n"
+
+    @property
+    def tail(self) -> str:
+        """The text after the core."""
+        return "}\n"
+
+    @property
+    def full_codes(self) -> str:
+        """The whole text of the kernel."""
+        return "".join(self._part(name, getattr(self, name)) for name in ("declaration", "head", "core", "tail"))
+
+    @staticmethod
+    def _part(name: str, text: str) -> str:
+        """A part of the text, between comments at logging level DEBUG."""
+        if text and not text.endswith("\n"):
+            text += "\n"
+        if is_debugging():
+            return f"\n//------{name} start------\n{text}//------{name} end--------\n"
+        return text
+
+    # ---- checks -------------------------------------------------------------------------------------------------------
+
+    def check_attributes(self, **kwargs: Any) -> bool:
+        """Whether every attribute named here has this value: whether the kernel is still the one that is wanted."""
+        missing = object()
+        return all(getattr(self, key, missing) == value for key, value in kwargs.items())
+
+    def set_contiguous(self, py_dict: dict[str, Any]) -> None:
+        """Raises unless every value is a torch.Tensor or cupy.ndarray (TypeError) and contiguous (ValueError)."""
+        for name, given in py_dict.items():
+            value = _tensor(given)
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor or cupy.ndarray, got {type(value).__name__}")
+            if not value.is_contiguous():
+                raise ValueError(
+                    f"{name} must be contiguous, got shape {tuple(value.shape)} with strides {value.stride()}; "
+                    "simple_call takes any layout"
+                )
+
+    def get_device(self, py_dict: dict[str, Any]) -> int:
+        """The device id of the first tensor, -1 for the CPU; raises ValueError if there is no tensor."""
+        for _, value in _arrays(py_dict):
+            return value.get_device()
+        raise ValueError(f"{self.kernel_name} needs at least one torch.Tensor or cupy.ndarray, got {list(py_dict)}")
+
+    def check_device(self, device: int, py_dict: dict[str, Any]) -> None:
+        """Raises ValueError unless every tensor is on the device with this id."""
+        for name, value in _arrays(py_dict):
+            if value.get_device() != device:
+                expected = f"cuda:{device}" if device >= 0 else "cpu"
+                raise ValueError(f"{name} must be on {expected}, as the other tensors, got {value.device}")
+
+    def check_keys(self, py_dict: dict[str, Any]) -> None:
+        """Raises ValueError unless the keys are the names of the parameters."""
+        missing, unknown = (sorted(a - b) for a, b in ((self.cparams.keys(), py_dict), (py_dict.keys(), self.cparams)))
+        if missing or unknown:
+            raise ValueError(
+                f"{self.kernel_name} takes {list(self.cparams)}: missing {missing or 'none'}, unknown {unknown or 'none'}"
+            )
+
+    def check_ctypes(self, py_dict: dict[str, Any]) -> None:
+        """Raises TypeError unless every value is of its parameter's type.
+
+        torch.float or np.float32 go with float, torch.half or np.float16 with half2, torch.int with int. For a scalar
+        parameter, also a number: a whole one (np.int_ as well) for int.
+        """
+        for name, given in py_dict.items():
+            base, suffix = _ctype(self.cparams[name])
+            value = _tensor(given)
+            expected = str(_DTYPES[base]).removeprefix("torch.")
+            if isinstance(value, Tensor):
+                whole = base == "int" and suffix != "*" and value.dtype == torch.int64  # np.int_, as one number
+                if value.dtype != _DTYPES[base] and not whole:
+                    raise TypeError(
+                        f"{name} is {self.cparams[name]!r}: expected dtype {expected}, got {str(value.dtype)[6:]}"
+                    )
+            elif suffix == "*":
+                raise TypeError(
+                    f"{name} is {self.cparams[name]!r}: expected a {expected} tensor, got {type(value).__name__}"
+                )
+            else:
+                kind = numbers.Integral if base == "int" else numbers.Real
+                dtype = getattr(value, "dtype", None)  # of a numpy array of one element
+                number = value if isinstance(value, numbers.Number) or dtype is None else value.flat[0]
+                if isinstance(value, bool) or not isinstance(number, kind):
+                    what = "a whole number" if base == "int" else "a number"
+                    raise TypeError(f"{name} is {self.cparams[name]!r}: expected {what}, got {value!r}")
+
+    def check_half2(self, py_dict: dict[str, Any]) -> None:
+        """Raises ValueError if a tensor cannot be read as half2; a plain CKernel asks nothing."""
+
+    def get_ptrs(self, py_dict: dict[str, Any]) -> tuple[int, ...]:
+        """The address of the first element of each tensor."""
+        return tuple(value.data_ptr() for _, value in _arrays(py_dict))
+
+    # ---- running ------------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], py_dict: dict[str, Any], *args_1: Any, **kwargs: Any
+    ) -> None:
+        """Runs the kernel on the device of its tensors; on CUDA, on torch's current stream.
+
+        Args:
+            grid: blocks, in one to three dimensions
+            block: threads of a block, likewise
+            py_dict: {name: value}, one for each parameter, in any order. Tensors are contiguous and of the parameter's
+                type. A scalar is a number, passed by value, or a tensor of one element, which the kernel reads on the device.
+            shared_mem: bytes of dynamic shared memory, as for cupy.RawKernel; CUDA only
+
+        Raises:
+            ValueError, TypeError: see the methods check_*, set_contiguous and get_device; also for sizes of 2^31 and more.
+            RuntimeError: what compiles the kernel is not installed, or the kernel does not compile.
+        """
+        from snnkern import jit
+
+        shared_mem = kwargs.pop("shared_mem", 0)
+        if args_1 or kwargs:
+            raise TypeError(f"{self.kernel_name}: expected grid, block, py_dict, shared_mem, got {args_1 or kwargs}")
+        self.check_keys(py_dict)
+        values = {name: _tensor(py_dict[name]) for name in self.cparams}
+        self.check_ctypes(values)
+        kinds = {name: _ctype(ctype) for name, ctype in self.cparams.items()}
+        arrays = {name: value for name, value in values.items() if kinds[name][1] == "*"}
+        device = self.get_device(arrays or values)
+        for name, (base, suffix) in kinds.items():
+            if suffix != "*":
+                values[name] = _scalar(name, base, suffix, values[name], device)
+                if isinstance(values[name], Tensor):
+                    arrays[name] = values[name]
+        self.set_contiguous(arrays)
+        self.check_device(device, arrays)
+        self.check_half2({name: value for name, value in arrays.items() if kinds[name][1] == "*"})
+        grid, block = (_dimensions(name, size) for name, size in (("grid", grid), ("block", block)))
+        self._check_sizes(values, grid, block)
+        numbers_by_reference = tuple(n for n, v in values.items() if kinds[n][1] == "&" and not isinstance(v, Tensor))
+        codes = _by_value(self.full_codes, numbers_by_reference)
+        arguments = [
+            value.data_ptr() if isinstance(value, Tensor) else (kinds[name][0], value) for name, value in values.items()
+        ]
+        if 0 not in grid and 0 not in block:
+            jit.launch(self.kernel_name, codes, arguments, device, grid, block, shared_mem)
+
+    def _check_sizes(self, values: dict[str, Any], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+        """Indices in the text are of type int."""
+        if grid[0] * block[0] > _INT_MAX:
+            raise ValueError(f"grid and block must have less than 2^31 threads in a dimension, got {grid} x {block}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_value(codes: str, names: tuple[str, ...]) -> str:
+    """The text in which these parameters are numbers: a reference would be an address."""
+    for name in names:
+        codes = re.sub(rf"&(\s*{name}\s*[,)])", r" \1", codes, count=1)
+    return codes
+
+
+def _dimensions(name: str, size: Any) -> tuple[int, ...]:
+    if not isinstance(size, tuple) or not 1 <= len(size) <= 3 or not all(isinstance(n, int) and n >= 0 for n in size):
+        raise TypeError(f"{name} must be a tuple of one to three whole numbers, got {size!r}")
+    return (*size, *(1,) * (3 - len(size)))
+
+
+def _scalar(name: str, base: str, suffix: str, value: Any, device: int) -> Any:
+    """A scalar argument: a tensor on the kernel's device stays one, to be passed by reference; else a number."""
+    if isinstance(value, Tensor):
+        if suffix == "&" and value.is_cuda and value.get_device() == device and value.dtype == _DTYPES[base]:
+            return value
+        value = value[..., 0].item() if base == "half2" and value.numel() == 2 else value.item()
+    elif not isinstance(value, (int, float)):
+        value = value.item()
+    if base == "int" and not -_INT_MAX - 1 <= value <= _INT_MAX:
+        raise ValueError(f"{name} must be less than 2^31, as the kernel's indices are of type int, got {value}")
+    if base == "half2":
+        try:
+            struct.pack("e", value)
+        except (OverflowError, struct.error):
+            raise ValueError(f"{name} must fit a half, got {value}") from None
+    return value
+
+
+class _ElementKernel(CKernel):
+    """What CKernel1D and CKernel2D share: a thread for each index, and the call that does everything."""
+
+    _size_names: tuple[str, ...]  # the sizes that the kernel takes; the last one is the number of threads
+
+    def _head_of_index(self, limit: str) -> str:
+        return f"{{\nconst int index = blockIdx.x * blockDim.x + threadIdx.x;\nif (index < {limit})\n{{\n"
+
+    def check_half2(self, py_dict: dict[str, Any]) -> None:
+        """Raises ValueError if a half tensor cannot be read as half2: if its last dimension is odd, of all elements in 1D."""
+        for name, value in _arrays(py_dict):
+            if value.dtype == torch.float16 and self._is_odd(value):
+                raise ValueError(
+                    f"{name} must have an even number of elements{self._where_odd(value)}, since a kernel reads two halves "
+                    f"at once, got shape {tuple(value.shape)}; simple_call pads"
+                )
+
+    def _is_odd(self, value: Tensor) -> bool:
+        raise NotImplementedError
+
+    def _where_odd(self, value: Tensor) -> str:
+        return ""
+
+    def _pad(self, value: Tensor) -> Tensor:
+        """A contiguous copy with the last element (of each row) twice."""
+        raise NotImplementedError
+
+    def _unpad(self, copy: Tensor, value: Tensor) -> Tensor:
+        """The copy without its padding, in the shape of the tensor."""
+        raise NotImplementedError
+
+    def _sizes(self, arrays: dict[str, Tensor]) -> dict[str, int]:
+        """The sizes that the kernel takes, from its tensors."""
+        raise NotImplementedError
+
+    def launch(self, grid: tuple[int, ...], block: tuple[int, ...], py_dict: dict[str, Any], **kwargs: Any) -> None:
+        """As calling the kernel, but tensors may have any layout and half tensors any size.
+
+        What is not contiguous is copied, and an odd half tensor is padded with its last element (of each row). Results are
+        written back into the tensors of py_dict.
+        """
+        prepared = dict(py_dict)
+        copies: dict[int, tuple[Tensor, Tensor]] = {}  # one copy of a tensor that is given twice
+        written = []
+        with torch.no_grad():
+            for name, value in _arrays(py_dict):
+                if name not in self.cparams or _ctype(self.cparams[name])[1] != "*":
+                    continue
+                odd = value.dtype == torch.float16 and self._is_odd(value)
+                if odd or not value.is_contiguous():
+                    if id(value) not in copies:
+                        copies[id(value)] = (value, self._pad(value) if odd else value.contiguous())
+                    prepared[name] = copies[id(value)][1]
+                    if not _is_const(self.cparams[name]):
+                        written.append(id(value))
+            self(grid, block, prepared, **kwargs)
+            for key in dict.fromkeys(written):
+                value, copy = copies[key]
+                value.copy_(copy if copy.shape == value.shape else self._unpad(copy, value))
+
+    def simple_call(self, **kwargs: Any) -> None:
+        """Runs the kernel on tensors of any layout: device, sizes, threads and blocks come from them.
+
+        Half tensors with an odd number of elements are padded. Results are written back into the caller's tensors.
+        A size given here, e.g. numel=, is used as it is.
+
+        Raises:
+            ValueError, TypeError: see __call__; also if the sizes of the tensors do not agree.
+        """
+        arrays = {
+            name: value
+            for name, value in _arrays(kwargs)
+            if name in self.cparams and _ctype(self.cparams[name])[1] == "*"
+        }
+        self.get_device(arrays)
+        sizes = {name: kwargs[name] for name in self._size_names if name in kwargs}
+        if len(sizes) < len(self._size_names):
+            sizes = {**self._sizes(arrays), **sizes}
+        threads = int(sizes[self._size_names[-1]])
+        self.launch((cal_blocks(threads),), (CUDA_THREADS,), {**kwargs, **sizes})
+
+
+def _one(kernel: CKernel, what: str, found: dict[str, int]) -> int:
+    """The number that all tensors agree on."""
+    if len(set(found.values())) != 1:
+        raise ValueError(f"{kernel.kernel_name}: the tensors must have the same {what}, got {found}")
+    return next(iter(found.values()))
+
+
+class CKernel1D(_ElementKernel):
+    """An element-wise kernel: every tensor is taken as 1D, and the core runs once for each `index` below `numel`.
+
+    With half2, `index` counts pairs, and numel is half the number of elements.
+
+    Args:
+        kernel_name: the kernel's name in the text
+
+    Attributes:
+        cparams: starts as {'numel': 'const int &'}
+        reserved_cnames: ['index']
+    """
+
+    _size_names = ("numel",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cparams.update(dict.fromkeys(self._size_names, "const int &"))
+        self.reserved_cnames.append("index")
+
+    @property
+    def head(self) -> str:
+        return self._head_of_index("numel")
+
+    @property
+    def tail(self) -> str:
+        return "}\n}\n"
+
+    def _is_odd(self, value: Tensor) -> bool:
+        return value.numel() % 2 != 0
+
+    def _pad(self, value: Tensor) -> Tensor:
+        flat = value.reshape(-1)
+        return torch.cat([flat, flat[-1:]])
+
+    def _unpad(self, copy: Tensor, value: Tensor) -> Tensor:
+        return copy[: value.numel()].view(value.shape)
+
+    def _sizes(self, arrays: dict[str, Tensor]) -> dict[str, int]:
+        numel = _one(self, "number of elements", {name: value.numel() for name, value in arrays.items()})
+        half = any(value.dtype == torch.float16 for value in arrays.values())
+        return {"numel": (numel + 1) // 2 if half else numel}
+
+
+class CKernel2D(_ElementKernel):
+    """A kernel over sequences [T, N]: each thread walks through time for one `index` below N; the core runs at each t.
+
+    Tensors have one or two dimensions. With half2, `index` counts pairs, and N is half the number of columns.
+
+    Args:
+        kernel_name: the kernel's name in the text
+        reverse: walk from the last time step to the first
+
+    Attributes:
+        cparams: starts as {'numel': 'const int &', 'N': 'const int &'}, numel = T * N
+        reserved_cnames: ['index', 'dt', 't']; x[t] is the element of this step, x[t + dt] of the next
+        pre_core, post_core: code that runs before and after the walk
+    """
+
+    _size_names = ("numel", "N")
+
+    def __init__(self, kernel_name: str, reverse: bool = False) -> None:
+        super().__init__(kernel_name)
+        self.reverse = reverse
+        self.cparams.update(dict.fromkeys(self._size_names, "const int &"))
+        self.reserved_cnames += ["index", "dt", "t"]
+        self._pre_core = ""
+        self._post_core = ""
+
+    @property
+    def pre_core(self) -> str:
+        """The code before the walk through time; assign to it, or override the property."""
+        return self._pre_core
+
+    @pre_core.setter
+    def pre_core(self, codes: str) -> None:
+        self._pre_core = codes
+
+    @property
+    def post_core(self) -> str:
+        """The code after the walk through time; assign to it, or override the property."""
+        return self._post_core
+
+    @post_core.setter
+    def post_core(self, codes: str) -> None:
+        self._post_core = codes
+
+    @property
+    def head(self) -> str:
+        walk = "int t = numel - N + index; t >= 0; t -= dt" if self.reverse else "int t = index; t < numel; t += dt"
+        pre_core = self._part("pre_core", self.pre_core)
+        return f"{self._head_of_index('N')}const int dt = N;\n{pre_core}for({walk})\n{{\n"
+
+    @property
+    def tail(self) -> str:
+        return "}\n" + self._part("post_core", self.post_core) + "}\n}\n"
+
+    def _check_sizes(self, values: dict[str, Any], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+        super()._check_sizes(values, grid, block)
+        numel, n = (values[name] for name in ("numel", "N"))
+        if isinstance(numel, int) and isinstance(n, int) and numel + n > _INT_MAX:
+            raise ValueError(f"numel + N must be less than 2^31, as indices are of type int, got {numel} + {n}")
+
+    def check_half2(self, py_dict: dict[str, Any]) -> None:
+        for name, value in _arrays(py_dict):
+            if value.dim() not in (1, 2):
+                raise ValueError(f"{name} must have one or two dimensions, [N] or [T, N], got {tuple(value.shape)}")
+        super().check_half2(py_dict)
+
+    def _is_odd(self, value: Tensor) -> bool:
+        return value.dim() in (1, 2) and value.numel() > 0 and value.shape[-1] % 2 != 0
+
+    def _where_odd(self, value: Tensor) -> str:
+        return " in a row" if value.dim() == 2 else ""
+
+    def _pad(self, value: Tensor) -> Tensor:
+        return torch.cat([value, value[..., -1:]], dim=-1)
+
+    def _unpad(self, copy: Tensor, value: Tensor) -> Tensor:
+        return copy[..., : value.shape[-1]]
+
+    def _sizes(self, arrays: dict[str, Tensor]) -> dict[str, int]:
+        shapes = {name: value.shape for name, value in arrays.items() if value.dim() == 2}
+        if not shapes:
+            raise ValueError(
+                f"{self.kernel_name} needs a tensor [T, N], got {[list(v.shape) for v in arrays.values()]}"
+            )
+        n = _one(self, "N", {name: shape[1] for name, shape in shapes.items()})
+        if any(value.dtype == torch.float16 for value in arrays.values()):
+            n = (n + 1) // 2
+        # A sequence that also holds a state before the first step or after the last is longer by one.
+        return {"numel": n * min(shape[0] for shape in shapes.values()), "N": n}
+
+
+# ---- text -------------------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"""(?P<comment>//[^\n]*|/\*.*?\*/) | (?P<directive>^[ \t]*\#(?:\\\n|[^\n])*) | (?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
+    | (?P<space>\s+) | (?P<other>[\w.]+|.)""",
+    re.VERBOSE | re.DOTALL | re.MULTILINE,
+)
+_CONTROL = re.compile(r"(?:(?:if|for|while|switch)\b.*\)|else|do|(?:case\b.*|default)\s*:)")
+# A variable that a function of cfunction declares: <function>__<name>.
+_TEMPORARY = re.compile(r"\b(?:float|half2)\s+([A-Za-z]\w*__\w+)\s*(?==)")
+
+
+class CodeTyper:
+    """Puts code together, a statement a line, with indents. The result is `codes`.
+
+    Directives (#pragma) and comments keep a line of their own. A statement without its semicolon gets one.
+    If code declares a temporary of `cfunction` that was declared here before, it is renamed in that code.
+
+    Args:
+        indent_num: how many spaces each line begins with
+    """
+
+    def __init__(self, indent_num: int) -> None:
+        self.indent = " " * indent_num
+        self.codes = "\n"
+        self._temporaries: dict[str, int] = {}
+
+    def append(self, codes: str) -> None:
+        """Adds code: one statement or more."""
+        for name in dict.fromkeys(_TEMPORARY.findall(codes)):
+            count = self._temporaries[name] = self._temporaries.get(name, 0) + 1
+            if count > 1:
+                codes = re.sub(rf"\b{name}\b", f"{name}_{count}", codes)
+        for line in _lines(codes):
+            self.codes += f"{'' if line.startswith('#') else self.indent}{line}\n"
+
+
+def _lines(codes: str) -> Iterator[str]:
+    """The statements of code, each on one line."""
+    current, depth = "", 0
+
+    def statement() -> str:
+        text = current.strip()
+        return text if not text or _CONTROL.fullmatch(text) else f"{text};"
+
+    for match in _TOKEN.finditer(codes):
+        token, kind = match[0], match.lastgroup
+        if kind == "space":
+            current += " " if current and not current.endswith(" ") else ""
+        elif kind == "directive":
+            if current.strip():
+                yield statement()
+            current = ""
+            yield token.strip()
+        elif kind == "comment" and not current.strip():
+            yield token if token.startswith("/*") else f"{token};"
+            current = ""
+        elif kind == "comment":
+            current += f"/* {token[2:].strip()} */" if token.startswith("//") else token
+        elif token == ";" and depth == 0:
+            if current.strip():
+                yield f"{current.strip()};"
+            current = ""
+        elif token == "{" and depth == 0 and not current.rstrip().endswith("="):
+            yield f"{current.strip()} {{".strip()
+            current = ""
+        elif token == "}" and depth == 0:
+            if current.strip():
+                yield statement()
+            yield "}"
+            current = ""
+        else:
+            depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
+            current += token
+    if current.strip():
+        yield statement()
+
+
+class CodeBlock:
+    """A block { } in a CodeTyper, for variables of its own.
+
+    Args:
+        env: the CodeTyper
+    """
+
+    def __init__(self, env: CodeTyper) -> None:
+        self.env = env
+
+    def __enter__(self) -> None:
+        self.env.append("{")
+        self.env.indent += "  "
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.env.indent = self.env.indent[:-2]
+        self.env.append("}")

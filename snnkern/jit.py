@@ -1,0 +1,251 @@
+"""Compiles and runs the text of a CUDA kernel: through NVRTC on a GPU, through the host's C++ compiler on the CPU.
+
+What is compiled is kept in memory, and on disk in $SNNKERN_CACHE, by default snnkern below the user's cache folder. Files
+there are named by a hash of all that they depend on, and appear whole or not at all, so that any number of processes may
+share the folder; it may be deleted at any time.
+
+On CUDA a kernel needs `pip install snnkern[jit]`. It runs on torch's current stream; after its first call, that call can
+be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, or c++, g++ or clang++ on the PATH. There, threads
+run one after another, so a kernel cannot have barriers, shared memory or atomics.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import os
+import platform
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Argument = int | tuple[str, float]
+"""An address, for a pointer or a reference; or (float, int or half2, number), passed by value."""
+
+_HEADERS = Path(__file__).parent / "csrc"
+# As the library's own kernels are compiled (setup.py), and for the same reasons.
+_CXX_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
+_CUDA_ONLY = re.compile(
+    r"\b(?:__shared__|__sync\w+|__shfl\w*|__ballot\w*|__activemask|atomic[A-Z]\w*|cooperative_groups)\b"
+)
+
+_lock = threading.Lock()
+_kernels: dict[tuple[str, str, int], Any] = {}
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    if chosen := os.environ.get("SNNKERN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnkern"
+
+
+def launch(
+    name: str,
+    codes: str,
+    arguments: Sequence[Argument],
+    device: int,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    shared_mem: int = 0,
+) -> None:
+    """Runs the kernel `name` of a text, compiled once for each text and device.
+
+    Args:
+        name: the kernel, declared extern "C" __global__
+        codes: the text
+        arguments: one for each parameter of the kernel
+        device: the number of a CUDA device, or -1 for the CPU
+        grid, block: the size of the launch, three numbers each
+        shared_mem: bytes of dynamic shared memory
+
+    Raises:
+        RuntimeError: what compiles it is not installed, or it does not compile; the message has the compiler's words.
+        NotImplementedError: on the CPU, a kernel with barriers, shared memory or atomics.
+    """
+    key = (name, codes, device)
+    run = _kernels.get(key)
+    if run is None:
+        with _lock:
+            run = _kernels.get(key)
+            if run is None:
+                run = _cpu_kernel(name, codes) if device < 0 else _cuda_kernel(name, codes, device)
+                _kernels[key] = run
+    run(arguments, grid, block, shared_mem)
+
+
+def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
+    """The file made from these parts: from the cache, or made now. `make` writes it under the name that it gets."""
+    path = cache_folder() / (hashlib.sha256("\0".join(parts).encode()).hexdigest() + suffix)
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=path.parent))
+        except OSError as error:
+            raise RuntimeError(
+                f"snnkern.jit: the cache folder {path.parent} cannot be written: set SNNKERN_CACHE to one that can ({error})"
+            ) from error
+        try:
+            make(scratch / path.name)
+            (scratch / path.name).replace(path)  # at once: no other process sees half a file
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return path
+
+
+def _failed(compiler: str, name: str, message: str, codes: str) -> RuntimeError:
+    return RuntimeError(
+        f"snnkern.jit: {compiler} does not compile the kernel {name}:\n{message}\nThe kernel is:\n{codes}"
+    )
+
+
+# ---- CPU --------------------------------------------------------------------------------------------------------------
+
+_VALUES: dict[str, Callable[[float], Any]] = {
+    "int": lambda value: ctypes.c_int32(int(value)),
+    "float": ctypes.c_float,
+    "half2": lambda value: ctypes.c_uint32(int.from_bytes(struct.pack("=2e", value, value), "little")),
+}
+
+
+@functools.cache
+def _compiler(chosen: str | None) -> tuple[str, str]:
+    """The C++ compiler, and what it says about itself."""
+    for candidate in (chosen,) if chosen else ("c++", "g++", "clang++"):
+        if path := shutil.which(candidate):
+            about = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            return path, about
+    raise RuntimeError(
+        f"snnkern.jit: a kernel on CPU tensors needs a C++17 compiler, and {chosen or 'c++, g++ or clang++'} was not found: "
+        "install g++ or clang, or set CXX to your compiler"
+    )
+
+
+@functools.cache
+def _header_texts() -> tuple[str, ...]:
+    return tuple(p.read_text(encoding="utf-8") for p in sorted(_HEADERS.rglob("*.h")))
+
+
+def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
+    without_comments = re.sub(r"//[^\n]*|/\*.*?\*/", " ", codes, flags=re.DOTALL)
+    if found := _CUDA_ONLY.search(without_comments):
+        raise NotImplementedError(
+            f"snnkern.jit: the kernel {name} uses {found[0]}, which works on CUDA only: on the CPU, threads run one after "
+            "another. Let each thread write its own result and combine them afterwards, or move the tensors to a GPU."
+        )
+    compiler, about = _compiler(os.environ.get("CXX"))
+    text = f"{codes}\nSNNKERN_LAUNCHER({name})\n"
+
+    def make(path: Path) -> None:
+        command = [compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise _failed(compiler, name, done.stderr, codes)
+
+    parts = [text, compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
+    library = ctypes.CDLL(str(_cached(".so", parts, make)))
+    function = library.snnkern_launch
+
+    def run(arguments: Sequence[Argument], grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:
+        count = len(arguments)
+        # A pointer is passed like a number: by the address of where it stands.
+        values = [ctypes.c_void_p(a) if isinstance(a, int) else _VALUES[a[0]](a[1]) for a in arguments]
+        addresses = (ctypes.c_void_p * count)(*(ctypes.addressof(v) for v in values))
+        function((ctypes.c_uint32 * 6)(*grid, *block), addresses)
+
+    return run
+
+
+# ---- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+def _cuda_core() -> tuple[Any, Any]:
+    """(cuda.core, cuda.bindings.nvrtc)"""
+    try:
+        core, nvrtc = importlib.import_module("cuda.core"), importlib.import_module("cuda.bindings.nvrtc")
+        return core if hasattr(core, "Program") else importlib.import_module("cuda.core.experimental"), nvrtc
+    except ImportError as error:
+        raise RuntimeError(
+            f"snnkern.jit: a kernel on CUDA tensors needs cuda-core ({error}): pip install 'snnkern[jit]'"
+        ) from error
+
+
+@functools.cache
+def _include_paths() -> tuple[str, ...]:
+    """Where cuda_fp16.h is."""
+    found: list[str | None] = []
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        found.append(pathfinder.find_nvidia_header_directory("cudart"))
+    except (ImportError, AttributeError, RuntimeError):  # none, an old one, or one that does not find them
+        pass
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    found += [str(Path(home) / "include") for home in homes if home]
+    paths = [path for path in dict.fromkeys(found) if path and Path(path).is_dir()]
+    if not any((Path(path) / "cuda_fp16.h").exists() for path in paths):
+        raise RuntimeError(
+            "snnkern.jit: a kernel on CUDA tensors needs CUDA's header cuda_fp16.h, which was not found: "
+            "pip install nvidia-cuda-runtime, or install the CUDA toolkit and set CUDA_HOME to it"
+        )
+    return tuple(paths)
+
+
+def compile_cuda(name: str, codes: str, architecture: str) -> Path:
+    """The cubin of a text for an architecture, e.g. sm_90; it needs no GPU."""
+    core, nvrtc = _cuda_core()
+    try:
+        _, *version = nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "snnkern.jit: a kernel on CUDA tensors needs NVRTC, which comes with a CUDA build of torch, and was not found: "
+            f"pip install nvidia-cuda-nvrtc ({error})"
+        ) from error
+    # As the library's own kernels: no contraction to fused multiply-add, and no other liberty with arithmetic.
+    options = core.ProgramOptions(arch=architecture, std="c++17", fma=False, include_path=list(_include_paths()))
+
+    def make(path: Path) -> None:
+        try:
+            compiled = core.Program(codes, "c++", options).compile("cubin")
+        except Exception as error:  # the class depends on the version of cuda-core
+            raise _failed("NVRTC", name, str(error).replace("\0", ""), codes) from error
+        path.write_bytes(bytes(compiled.code))
+
+    return _cached(".cubin", [codes, architecture, "fma=False", *map(str, version)], make)
+
+
+def _cuda_kernel(name: str, codes: str, device: int) -> Callable[..., None]:
+    core, _ = _cuda_core()
+    major, minor = torch.cuda.get_device_capability(device)
+    cubin = compile_cuda(name, codes, f"sm_{major}{minor}").read_bytes()
+    with torch.cuda.device(device):
+        core.Device(device).set_current()
+        kernel = core.ObjectCode.from_cubin(cubin).get_kernel(name)
+
+    def run(arguments: Sequence[Argument], grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:
+        values = [a if isinstance(a, int) else _VALUES[a[0]](a[1]) for a in arguments]
+        with torch.cuda.device(device):
+            core.Device(device).set_current()  # the backward pass runs in a thread of its own
+            stream = core.Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+            config = core.LaunchConfig(grid=grid, block=block, shmem_size=shared_mem)
+            core.launch(stream, config, kernel, *values)
+
+    return run
