@@ -109,7 +109,8 @@ template <class R>
 SNNKERN_FN R floor(R x) {
   return ::floor(x);
 }
-// sin(x + quarters * pi / 2) for |x| up to 1e5. Those of the library, for any angle, hold tables in memory and are large.
+// sin(x + quarters * pi / 2) for |x| up to 1e5. Those of the library, for any angle, hold tables in memory and are
+// large.
 SNNKERN_FN float sine(float x, int quarters) {
   const float turned = rintf(x * 0.636619772f);  // quarter turns to the nearest axis
   float r = fmaf(turned, -1.57079601e+00f, x);

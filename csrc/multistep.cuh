@@ -233,8 +233,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Blocks of BPTT that a multiprocessor should hold. Where the tape is small 128 registers do, but unless it is told so the
-// compiler takes 168, and with 16-bit numbers the memory then waits for arithmetic.
+// Blocks of BPTT that a multiprocessor should hold. Where the tape is small 128 registers do, but unless it is told so
+// the compiler takes 168, and with 16-bit numbers the memory then waits for arithmetic.
 template <class Neuron, class T>
 constexpr int kBlocks = sizeof(T) == 2 && Neuron::kTape == 1 ? 4 : 1;
 
