@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -115,10 +116,13 @@ def compiled_loop(neuron: str, device: torch.device, dtype: torch.dtype) -> Buil
 
 def spikingjelly(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
     try:
+        found = metadata.version("spikingjelly")
         import spikingjelly.activation_based.neuron as nodes
         from spikingjelly.activation_based import functional, surrogate
-    except ImportError as error:
+    except ImportError as error:  # PackageNotFoundError is one
         raise Unavailable(f"spikingjelly 2 is not installed ({error})") from error
+    if not found.startswith("2."):
+        raise Unavailable(f"spikingjelly {found} is installed, not 2")
     if dtype != torch.float32:
         # Its module falls to a Python loop in half precision; its operator does not.
         if neuron != "lif":
