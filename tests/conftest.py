@@ -28,3 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """Every device: a test that takes it runs on the CPU, and on the GPU where there is one."""
     return str(request.param)
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """torch.compile without what earlier tests compiled: it gives up after 8 variants of one function."""
+    torch._dynamo.reset()
