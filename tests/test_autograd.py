@@ -1,15 +1,17 @@
-"""The operators under autograd: what is retained, partial gradients, and clear errors for what is not supported."""
+"""Autograd: what is retained, partial gradients, changes in place, backward twice, and several threads."""
 
 from __future__ import annotations
 
-import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from snnkern import functional, reference
 
-from support import NEURON_NAMES, function, inputs, noise
+from support import NEURON_NAMES, function, gradients, inputs, network, noise
+
+pytestmark = pytest.mark.compatibility
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
@@ -60,21 +62,62 @@ def test_inference_makes_no_checkpoints(device: str) -> None:
         assert not functional.lif(x.requires_grad_())[0].requires_grad
 
 
-def test_in_place_change_of_x_is_noticed(device: str) -> None:
-    x = noise((4, 5), torch.float32, 0, device).requires_grad_()
-    y = x * 1
-    spikes, _ = functional.lif(y)
-    y.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        spikes.sum().backward()
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_in_place_changes_are_noticed(neuron: str, device: str) -> None:
+    """Of x, of the initial states and of learned parameters; what came out may be changed."""
+    tensors = inputs(neuron, (4, 5), torch.float32, device)
+    for name in tensors:
+        inner = {n: t * 1 for n, t in tensors.items()}
+        total = function(functional, neuron)(**inner)[0].sum()
+        inner[name].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            total.backward()
+    spikes = function(functional, neuron)(**tensors)[0]
+    expected = torch.autograd.grad(spikes.sum(), tensors["x_seq"], retain_graph=True)
+    assert torch.equal(torch.autograd.grad(spikes.add_(1).sum(), tensors["x_seq"])[0], expected[0])
 
 
-def test_backward_twice(device: str) -> None:
-    x = noise((4, 5), torch.float32, 0, device).requires_grad_()
-    spikes, _ = functional.lif(x)
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_retain_graph_and_backward_twice(neuron: str, device: str) -> None:
+    tensors = inputs(neuron, (20, 5), torch.float32, device)
+    spikes = function(functional, neuron)(**tensors)[0]
     spikes.sum().backward(retain_graph=True)
-    first = x.grad.clone()
+    first = {name: t.grad.clone() for name, t in tensors.items()}
     spikes.sum().backward()
-    assert torch.equal(x.grad, 2 * first)
+    for name, t in tensors.items():
+        assert torch.equal(t.grad, 2 * first[name])
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         spikes.sum().backward()
+
+
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_backward_through_parts_of_a_sequence(neuron: str, device: str) -> None:
+    """The state carries the gradient from one call to the one before, as one call over all steps would."""
+    tensors = inputs(neuron, (36, 5), torch.float64, device)
+    x, leaves = tensors.pop("x_seq"), list(tensors.values())
+    spikes, *states = function(functional, neuron)(x, **tensors)
+    expected = torch.autograd.grad(spikes.square().sum() + sum(s.sum() for s in states), [x, *leaves])
+    first, *states = function(functional, neuron)(x[:17], **tensors)
+    learned = [t for name, t in tensors.items() if not name.endswith("_init")]
+    second, *states = function(functional, neuron)(x[17:], *learned, *states)
+    total = first.square().sum() + second.square().sum() + sum(s.sum() for s in states)
+    for a, b in zip(torch.autograd.grad(total, [x, *leaves]), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_several_threads(neuron: str, device: str) -> None:
+    """Forward and backward in many threads at once, each with its own graph, and many backwards of one graph."""
+    nets = [network(neuron, device) for _ in range(8)]
+    xs = [noise((20, 3, 5), torch.float32, i, device).requires_grad_() for i in range(8)]
+    expected = [gradients(net, x) for net, x in zip(nets, xs, strict=True)]
+    tensors = inputs(neuron, (20, 300), torch.float32, device)
+    total = function(functional, neuron)(**tensors)[0].sum()
+    leaves = list(tensors.values())
+    alone = torch.autograd.grad(total, leaves, retain_graph=True)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, wanted in zip(pool.map(gradients, nets, xs), expected, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+            for got in pool.map(lambda _: torch.autograd.grad(total, leaves, retain_graph=True), range(8)):
+                assert all(torch.equal(a, b) for a, b in zip(got, alone, strict=True))
