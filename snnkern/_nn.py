@@ -62,7 +62,9 @@ class MultiStep(torch.nn.Module):
                 + ": call reset() before a batch of another shape"
             )
         if state is not None and not self._keeps_state():
-            raise RuntimeError("an exported program cannot keep the state of this module: call reset() before torch.export")
+            raise RuntimeError(
+                "an exported program cannot keep the state of this module: call reset() before torch.export"
+            )
 
     def _keeps_state(self) -> bool:
         if torch.jit.is_scripting():

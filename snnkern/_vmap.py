@@ -30,9 +30,7 @@ def _rule(
         or any(rank(name) < first(name) for name in batched)
     ):
         samples = [
-            operator.overload(
-                *(v.select(batched[name], i) if name in batched else v for name, v in values.items())
-            )
+            operator.overload(*(v.select(batched[name], i) if name in batched else v for name, v in values.items()))
             for i in range(info.batch_size)
         ]
         return tuple(torch.stack(parts, dim) for parts, dim in zip(zip(*samples, strict=True), to, strict=True)), to
@@ -42,7 +40,9 @@ def _rule(
             return value
         if name in batched:
             return value.movedim(batched[name], first(name))
-        return value.unsqueeze(first(name)).expand(*value.shape[: first(name)], info.batch_size, *value.shape[first(name) :])
+        return value.unsqueeze(first(name)).expand(
+            *value.shape[: first(name)], info.batch_size, *value.shape[first(name) :]
+        )
 
     return operator.overload(*(whole(name, value) for name, value in values.items())), to
 

@@ -5,6 +5,17 @@ import torch
 
 import snnkern
 
+from compatibility import Recorder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compatibility", action="store_true", help="write the outcomes to docs/compatibility.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--compatibility") and not hasattr(config, "workerinput"):  # not in a process of pytest-xdist
+        config.pluginmanager.register(Recorder())
+
 
 def pytest_report_header() -> str:
     build = snnkern.build_info()

@@ -93,7 +93,9 @@ def dtensor(device: str, rank: int, size: int) -> None:
         for dim in (1, 2):
             for store_v_seq in (False, True):
                 way = {3: [Shard(dim)], 2: [Shard(dim - 1)], 0: [Replicate()]}
-                sharded = {n: distribute_tensor(t.detach(), mesh, way[t.dim()]).requires_grad_() for n, t in tensors.items()}
+                sharded = {
+                    n: distribute_tensor(t.detach(), mesh, way[t.dim()]).requires_grad_() for n, t in tensors.items()
+                }
                 with CommDebugMode() as communication:
                     outputs = function(functional, neuron)(**sharded, store_v_seq=store_v_seq)
                     grads = torch.autograd.grad(outputs, list(sharded.values()), [o.detach() for o in outputs])

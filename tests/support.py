@@ -52,7 +52,9 @@ def operator(neuron: str, role: str = "{}_forward") -> Any:
     return getattr(torch.ops.snnkern, role.format(neuron))
 
 
-def network(neuron: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any) -> torch.nn.Sequential:
+def network(
+    neuron: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any
+) -> torch.nn.Sequential:
     """Two layers of 6 and 4 neurons for 5 inputs, the same on every call, that do spike."""
     module = getattr(nn, neuron_class(neuron).module)
     net = torch.nn.Sequential(torch.nn.Linear(5, 6), module(**options), torch.nn.Linear(6, 4), module(**options))
@@ -71,9 +73,7 @@ def gradients(net: torch.nn.Module, x: Tensor) -> list[Tensor]:
 
 def fresh_process(code: str, *arguments: str) -> str:
     """What a new Python prints that runs this code: nothing is imported or loaded in it yet."""
-    out = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd="/"
-    )
+    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd="/")
     assert out.returncode == 0, out.stdout + out.stderr
     return out.stdout
 

@@ -49,7 +49,11 @@ def test_network_under_autocast(neuron: str, dtype: torch.dtype, device: str) ->
 @each_neuron
 def test_an_initial_state_of_another_precision(neuron: str, device: str) -> None:
     """A float32 state enters a bfloat16 call, and the other way round."""
-    for own, other in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float64)):
+    for own, other in (
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.float64),
+    ):
         tensors = {n: t.detach() for n, t in inputs(neuron, (5, 4), own, device).items()}
         states = {f"{s.name}_init" for s in neuron_class(neuron).states}
         tensors = {n: (t.to(other) if n in states else t).requires_grad_() for n, t in tensors.items()}

@@ -32,9 +32,7 @@ def check_training(compiled: Callable[..., Tensor], neuron: str, tensors: dict[s
     expected, out = run(neuron, tensors), compiled(neuron, tensors)
     assert torch.equal(out, expected)
     leaves = list(tensors.values())
-    for a, b in zip(
-        torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -101,7 +99,9 @@ def test_inference_holds_no_checkpoints(neuron: str, device: str) -> None:
     def operators() -> set[str]:
         return {str(n.target) for g in graphs for n in g.graph.nodes if str(n.target).startswith("snnkern")}
 
-    compiled = torch.compile(run, fullgraph=True, backend=torch._dynamo.backends.common.aot_autograd(fw_compiler=record))
+    compiled = torch.compile(
+        run, fullgraph=True, backend=torch._dynamo.backends.common.aot_autograd(fw_compiler=record)
+    )
     tensors = inputs(neuron, (40, 6), torch.float32, device)
     with torch.no_grad():
         compiled(neuron, tensors)

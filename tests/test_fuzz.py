@@ -13,12 +13,40 @@ from torch import Tensor
 
 from snnkern import functional, reference
 
-from support import DTYPES, NEURON_NAMES, SURROGATE_CLASSES, function, inputs, neuron_class, noise, operator, state_dtype
+from support import (
+    DTYPES,
+    NEURON_NAMES,
+    SURROGATE_CLASSES,
+    function,
+    inputs,
+    neuron_class,
+    noise,
+    operator,
+    state_dtype,
+)
 
 pytestmark = pytest.mark.compatibility
 each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError)
-NUMBERS = [math.nan, math.inf, -math.inf, -1.0, 0.0, -0.0, 0.5, 1.0, 1e-45, 1e30, 1e39, 1e308, 3, True, "1", None, 1 + 2j]
+NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1.0,
+    0.0,
+    -0.0,
+    0.5,
+    1.0,
+    1e-45,
+    1e30,
+    1e39,
+    1e308,
+    3,
+    True,
+    "1",
+    None,
+    1 + 2j,
+]
 fuzz = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -99,8 +127,8 @@ def calls(draw: Any, role: str, device: str = "cpu") -> tuple[str, list[Any]]:
             values[name] = draw(st.sampled_from(OTHERS[kinds[name]]))
         elif isinstance(values[name], Tensor):
             values[name] = TENSORS[draw(st.sampled_from(list(TENSORS)))](values[name])
-    tensors = [name for name in names if isinstance(values[name], Tensor)]
-    if draw(st.integers(0, 4)) == 0:  # two arguments that share memory
+    tensors = [name for name in names if isinstance(values[name], Tensor) and not values[name].is_nested]
+    if tensors and draw(st.integers(0, 4)) == 0:  # two arguments that share memory
         a, b = draw(st.sampled_from(tensors)), draw(st.sampled_from(tensors))
         if values[a].layout == torch.strided and values[a].dim() and values[a].shape[0]:
             values[b] = draw(st.sampled_from([values[a], values[a][0], values[a].reshape(-1)[:1]]))
@@ -259,22 +287,22 @@ def test_long_and_wide(neuron: str, device: str) -> None:
 
 
 @pytest.mark.gpu
-@each_neuron
-def test_more_than_two_to_the_31_elements(neuron: str) -> None:
+def test_more_than_two_to_the_31_elements() -> None:
     """Indices beyond 32 bits: the last neurons get what they get alone, forward and backward."""
-    count = 2**30 + 24
     if torch.cuda.mem_get_info()[0] < 40 * 2**30:
         pytest.skip("needs 40 GiB of free GPU memory")
-    learned = [torch.tensor(0.4, device="cuda") for _ in neuron_class(neuron).learned]
-    x = torch.zeros(3, count, dtype=torch.bfloat16, device="cuda")
-    x[:, -16:] = noise((3, 16), torch.bfloat16, 0, "cuda", 3.0)
-    x.requires_grad_()
-    few = x.detach()[:, -16:].contiguous().requires_grad_()
-    spikes, alone = (operator(neuron)(t, *learned)[0] for t in (x, few))
-    assert torch.equal(spikes[:, -16:], alone) and alone.sum() > 0
-    (grad,) = torch.autograd.grad(spikes, x, torch.ones_like(spikes))
-    (expected,) = torch.autograd.grad(alone, few, torch.ones_like(alone))
-    assert torch.equal(grad[:, -16:], expected)
+    for neuron in NEURON_NAMES:
+        learned = [torch.tensor(0.4, device="cuda") for _ in neuron_class(neuron).learned]
+        x = torch.zeros(2, 2**30 + 24, dtype=torch.bfloat16, device="cuda")
+        x[:, -16:] = noise((2, 16), torch.bfloat16, 0, "cuda", 3.0)
+        x.requires_grad_()
+        few = x.detach()[:, -16:].contiguous().requires_grad_()
+        spikes, alone = (operator(neuron)(t, *learned)[0] for t in (x, few))
+        assert torch.equal(spikes[:, -16:], alone) and alone.sum() > 0
+        (grad,) = torch.autograd.grad(spikes, x, torch.ones_like(spikes))
+        (expected,) = torch.autograd.grad(alone, few, torch.ones_like(alone))
+        assert torch.equal(grad[:, -16:], expected)
+        del x, spikes, grad
 
 
 @pytest.mark.gpu

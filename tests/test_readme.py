@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from snnkern import functional
 from snnkern.codegen.emit_docs import readme
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+from compatibility import render
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE, EQUIVALENT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -35,3 +39,12 @@ def test_the_equivalent_code_is_equivalent() -> None:
         spikes, v = functional.lif(x_seq, tau=tau, v_threshold=v_threshold, v_reset=float(v_reset))
         assert torch.equal(scope["spike_seq"], spikes) and 0 < spikes.mean() < 1
         torch.testing.assert_close(scope["v"], v)
+
+
+def test_the_compatibility_table_is_made_from_the_record() -> None:
+    record = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
+    assert render(record) == (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    for column in record.values():
+        for file, tests in column.items():
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert all(f"def {test}(" in text for test in tests), f"{file}: run pytest -m compatibility --compatibility"
