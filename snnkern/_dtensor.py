@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -18,11 +19,11 @@ from ._operators import OPERATORS, Operator
 _MODULE = "torch.distributed.tensor"
 
 
-def _sharding(operator: Operator, *args: Any, **kwargs: Any) -> list[tuple[list[Any], list[Any]]]:
+def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]]]:
     """What each result is, for each way in which the arguments may lie on one dimension of the mesh."""
     from torch.distributed.tensor import Partial, Replicate, Shard
 
-    values = dict(zip(operator.arguments, operator.complete(args), strict=True)) | kwargs
+    values = dict(zip(operator.arguments, operator.complete(args), strict=True))
     tensors = {name: v for name, v in values.items() if hasattr(v, "placements")}
     first = functools.partial(operator.first_of_neurons, store_v_seq=values["store_v_seq"])
     for name, spec in tensors.items():
@@ -44,7 +45,7 @@ def _sharding(operator: Operator, *args: Any, **kwargs: Any) -> list[tuple[list[
             return Shard(first(name) + shard)
 
         return [place(name) for name in operator.results], [
-            place(name) if name in tensors else None for name in operator.arguments[: len(args) + len(kwargs)]
+            place(name) if name in tensors else None for name in operator.arguments[: len(args)]
         ]
 
     return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]

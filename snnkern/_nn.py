@@ -67,7 +67,7 @@ class MultiStep(torch.nn.Module):
             )
 
     def _keeps_state(self) -> bool:
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return True
         else:  # TorchScript reads one branch only, and cannot read this one
             return not torch.compiler.is_exporting()
@@ -87,7 +87,7 @@ class MultiStep(torch.nn.Module):
             saved = state_dict.get(prefix + name)
             if saved is not None and weight is not None and saved.dim() == 0:  # other libraries have scalars
                 state_dict[prefix + name] = saved.reshape(weight.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a pickle of the module has the values of the state, not the graph that made them.

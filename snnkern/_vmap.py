@@ -20,7 +20,7 @@ def _rule(
     to = tuple(first(name) for name in operator.results)
 
     def rank(name: str) -> int:
-        return values[name].dim() - (name in batched)
+        return int(values[name].dim()) - (name in batched)
 
     # A learned parameter has one value and one gradient a launch. And the operator refuses a tensor that lacks a
     # dimension, which the batch must not make up for.

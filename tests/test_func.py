@@ -169,7 +169,7 @@ def test_compiled_per_sample_gradients(neuron: str, device: str) -> None:
 @each_neuron
 def test_a_batch_does_not_make_up_for_a_missing_dimension(neuron: str) -> None:
     learned = [torch.tensor(0.4) for _ in neuron_class(neuron).learned]
-    with pytest.raises(RuntimeError, match="x_seq must be .* with at least 2 dimensions, got 1 dimension"):
+    with pytest.raises(RuntimeError, match=r"x_seq must be .* with at least 2 dimensions, got 1 dimension"):
         torch.func.vmap(lambda x: function(functional, neuron)(x, *learned)[0])(torch.ones(4, 5))
     with pytest.raises(RuntimeError, match="v_init must have the shape of x_seq"):
         torch.func.vmap(lambda v: function(functional, neuron)(torch.ones(4, 3), *learned, v_init=v)[0])(torch.ones(3))
