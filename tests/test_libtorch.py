@@ -25,8 +25,14 @@ PARTS = ("codegen", "csrc", "examples", "CMakeLists.txt", "pyproject.toml")
 
 
 def run(*command: object, **environment: str) -> str:
+    # A CUDA torch makes CMake look for nvcc, which is often not on the path.
+    path = f"{os.environ['PATH']}:{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin"
     out = subprocess.run(
-        [str(c) for c in command], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        [str(c) for c in command],
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert out.returncode == 0, (out.stdout + out.stderr)[-8000:]
     return out.stdout

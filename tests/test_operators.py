@@ -14,6 +14,7 @@ import snnkern
 from support import NEURON_NAMES, neuron_class, noise, operator
 from test_layouts import channels_last
 
+pytestmark = pytest.mark.compatibility
 COMMON = (
     "bool decay_input=True, float v_threshold=1., float? v_reset=0., bool detach_reset=False, str surrogate='sigmoid', "
     "float[]? surrogate_params=None, bool store_v_seq=False, bool spiking=True) -> (Tensor spike_seq, Tensor v)"
