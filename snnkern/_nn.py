@@ -70,7 +70,8 @@ class MultiStep(torch.nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return True
         else:  # TorchScript reads one branch only, and cannot read this one
-            return not torch.compiler.is_exporting()
+            # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
+            return not torch.compiler._is_exporting_flag
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.

@@ -44,4 +44,6 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def fresh_dynamo() -> None:
     """torch.compile without what earlier tests compiled: it gives up after 8 variants of one function."""
+    import torch._dynamo  # here, since it takes seconds
+
     torch._dynamo.reset()

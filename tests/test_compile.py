@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.backends.common
+import torch._dynamo.compiled_autograd
+import torch._dynamo.testing
 from torch import Tensor
 
 import snnkern
