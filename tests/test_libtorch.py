@@ -34,6 +34,8 @@ def run(*command: object, **environment: str) -> str:
         text=True,
         check=False,
     )
+    if "Your installed Caffe2 version uses CUDA but I cannot find the CUDA" in out.stderr:
+        pytest.skip("find_package(Torch) of a CUDA torch needs a full CUDA toolkit")
     assert out.returncode == 0, (out.stdout + out.stderr)[-8000:]
     return out.stdout
 
