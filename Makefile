@@ -25,13 +25,14 @@ CPU_ONLY := nvcc was not found: building snnkern for the CPU only (SNNKERN_CUDA=
 endif
 endif
 
-.PHONY: help demo test lint clean FORCE
+.PHONY: help demo test lint sanitize clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train a spiking network on handwritten digits; the picture goes to demo/ (DEMO_ARGS=...)"
 	@echo "make test    run the tests (PYTEST_ARGS=...)"
 	@echo "make lint    check style and types"
+	@echo "make sanitize  run the CPU tests over a library built with AddressSanitizer and UBSan (needs cmake)"
 	@echo "make clean   delete everything that was made, $(VENV) too"
 	@echo
 	@echo "The first run installs $(TORCH) from PyPI into $(VENV) and compiles snnkern, which takes some minutes."
@@ -52,6 +53,24 @@ lint: $(VENV)/lint.done
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
+
+# The tests see the installed package with this library in the place of its own. LD_PRELOAD: the sanitizer must come first
+# in a process that it did not build, and finds C++ exceptions only if libstdc++ is there. Left out: what builds or
+# compiles, and so tests another library, or spawns processes that do.
+SANITIZE := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+NOT_SANITIZED := build compile cuda_kernels_on_host distributed export libtorch script
+sanitize: $(VENV)/test.done
+	cmake -S . -B build/sanitize -DSNNKERN_CUDA=OFF -DCMAKE_BUILD_TYPE=None -DPython3_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+	  -DCMAKE_CXX_FLAGS="$(SANITIZE) -DSNNKERN_NO_CLONES" \
+	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	cmake --build build/sanitize -j $(or $(MAX_JOBS),$(shell nproc))
+	rm -rf build/sanitize/site && mkdir build/sanitize/site
+	cd / && cp -r "$$("$(CURDIR)/$(BIN)/python" -c 'import snnkern; print(snnkern.__path__[0])')" "$(CURDIR)/build/sanitize/site/"
+	cp build/sanitize/libsnnkern.so build/sanitize/site/snnkern/lib/
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONPATH="$(CURDIR)/build/sanitize/site" \
+	  $(BIN)/pytest -q -m "not gpu" $(NOT_SANITIZED:%=--ignore tests/test_%.py) $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist snnkern.egg-info demo csrc/generated snnkern/_generated .hypothesis .mypy_cache .ruff_cache

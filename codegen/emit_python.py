@@ -243,7 +243,7 @@ def _module(neuron: type[Neuron]) -> str:
     call = "".join(f"            {v},\n" for v in values)
     names = ", ".join(["spike_seq", *states])
     keep = "".join(
-        f"        if self.store_v_seq:\n            self.{s}_seq = {s}\n            {s} = {s}[-1]\n        self.{s} = {s}\n"
+        f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
@@ -252,6 +252,7 @@ def _module(neuron: type[Neuron]) -> str:
         (neuron.__doc__ or "").strip(),
         "",
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
+        "A program of torch.export keeps none: each of its calls starts afresh.",
         "",
         *(f"    {e}" for e in neuron.equations),
         "",
@@ -303,6 +304,7 @@ class {neuron.module}(MultiStep):
     def forward(self, x_seq: Tensor) -> Tensor:
 {check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
+        if self._keeps_state():
 {keep}        return spike_seq  # type: ignore[no-any-return]
 
     @torch.jit.export

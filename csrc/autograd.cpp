@@ -77,6 +77,14 @@ struct Backward : Node {
   variable_list apply(variable_list&& grads) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(!released, torch::autograd::ERR_BACKWARD_TWICE);
+    return run(
+        neuron, std::move(grads), arguments, [&](size_t i) { return tensors[i].unpack(self(*this)); },
+        [&](size_t i) { return task_should_compute_output(i); });
+  }
+
+  template <class TensorAt, class IsWanted>
+  static variable_list run(const NeuronSpec& neuron, variable_list grads, const std::vector<c10::IValue>& arguments,
+                           const TensorAt& tensor_at, const IsWanted& is_wanted) {
     const size_t inputs = 1 + neuron.learned + neuron.states;
     variable_list out(inputs);
     bool any = false;
@@ -84,32 +92,52 @@ struct Backward : Node {
     if (!any) return out;
 
     const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
-    const auto unpack = [&](SavedVariable& t) { return t.unpack(self(*this)); };
     Stack stack;
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
-    stack.emplace_back(unpack(tensors.back()));
+    stack.emplace_back(tensor_at(inputs));
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
       const bool saved = is_differentiable(neuron.arguments[i].kind);
-      stack.push_back(saved ? optional(unpack(tensors[tensor++])) : arguments[i]);
+      stack.push_back(saved ? optional(tensor_at(tensor++)) : arguments[i]);
     }
     operators(neuron).backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
-      // An absent initial state has no edge, and task_should_compute_output says so.
-      if (task_should_compute_output(i)) out[i] = stack[i].toTensor();
+      // An absent initial state is never wanted.
+      if (is_wanted(i)) out[i] = stack[i].toTensor();
     }
     return out;
   }
 
+  // Compiled autograd: what tells one backward from another. collect() would take a lone float for a graph's input.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(std::string(neuron.name));
     args.collect(tensors, false);
-    for (const c10::IValue& value : arguments) args.collect(value);
+    for (const c10::IValue& value : arguments) value.isDouble() ? args.collect(value.toDouble()) : args.collect(value);
   }
 
+  // Puts a call of `run` into its graph; the tensors that are here now stand for those of the graph.
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    namespace compiled = torch::dynamo::autograd;
     saved.before(tensors);
-    variable_list out = apply(variable_list(grads));
+    variable_list unpacked;
+    for (SavedVariable& t : tensors) unpacked.push_back(t.unpack(self(*this)));
+    compiled::PackedArgs packed;
+    packed.pack(unpacked);
+    std::vector<bool> wanted;
+    for (size_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
+    const auto function = [&neuron = neuron, arguments = arguments, wanted](const variable_list& grads,
+                                                                            const std::vector<c10::IValue>& args) {
+      const auto tensors = compiled::PackedArgs(args).unpack<variable_list>();
+      return run(neuron, grads, arguments, [&](size_t i) { return tensors[i]; }, [&](size_t i) { return wanted[i]; });
+    };
+    const auto& python = compiled::getPyCompilerInterface();
+    const auto name = python->bind_function(saved.get_py_compiler(), neuron.name, function, {packed.vec()[0].type()},
+                                            /*is_custom_function=*/true, /*is_traceable=*/true);
+    const auto outputs = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    variable_list out =
+        python->call_function(saved.get_py_compiler(), "apply_functional", name, grads, packed.vec(), outputs);
     saved.after(tensors);
     return out;
   }

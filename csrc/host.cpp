@@ -273,14 +273,21 @@ Tensor empty(const Tensor& x, Extent extent, at::ScalarType type) {
 // [checkpoint_count(T) * states, N, ...], each step laid out as a step of x.
 struct CheckpointLayout {
   c10::SymDimVector sizes, strides;
-  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x) : sizes(x.sym_sizes()), strides(x.sym_strides()) {
+  bool is_contiguous;
+  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x)
+      : sizes(x.sym_sizes()), strides(x.sym_strides()), is_contiguous(x.is_contiguous()) {
     sizes[0] = (sizes[0] - 1) / c10::SymInt(kCheckpointPeriod) * neuron.states;
     // The stride of time is the extent of a step; x's own says the same, unless T = 1 leaves it free.
     strides[0] = 1;
     for (size_t d = 1; d < sizes.size(); ++d) strides[0] = strides[0] * sizes[d];
   }
   Tensor empty(const Tensor& x) const {
-    return at::empty_strided_symint(sizes, strides, x.options().dtype(state_type(x)));
+    const auto options = x.options().dtype(state_type(x));
+    // empty_strided would ask whether there is a checkpoint at all, and so bind a traced T to the range of its example.
+    return is_contiguous ? at::empty_symint(sizes, options) : at::empty_strided_symint(sizes, strides, options);
+  }
+  bool holds(const Tensor& t) const {
+    return is_contiguous ? t.is_contiguous() : t.sym_strides() == c10::SymIntArrayRef(strides);
   }
 };
 
@@ -422,7 +429,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
     KernelArgs& args = call.args;
     set_inputs(args, x, call.init, call.learned);
     if (checkpoint_count(args.T) > 0) {
-      if (checkpoints.scalar_type() != type || checkpoints.sym_strides() != c10::SymIntArrayRef(layout.strides))
+      if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
         checkpoints = layout.empty(x).copy_(checkpoints);
       args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
     }

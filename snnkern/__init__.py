@@ -13,6 +13,7 @@ from importlib.metadata import version as _version
 from ._library import build_info, kernels
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
+from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
 
 __version__ = _version("snnkern")
 __all__ = ["build_info", "functional", "kernels", "nn", "reference", "surrogate"]

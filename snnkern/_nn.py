@@ -20,8 +20,8 @@ def check(module: str, name: str, value: Any, limits: Range) -> None:
 
 
 def initial_weight(inverse: float) -> Tensor:
-    """The weight w for which sigmoid(w) = 1 / inverse."""
-    return torch.tensor(-math.log(inverse - 1))
+    """The weight w for which sigmoid(w) = 1 / inverse. Of shape [1], since FSDP does not shard scalars."""
+    return torch.tensor([-math.log(inverse - 1)])
 
 
 class MultiStep(torch.nn.Module):
@@ -61,6 +61,17 @@ class MultiStep(torch.nn.Module):
                 + str(list(x_seq.shape[1:]))
                 + ": call reset() before a batch of another shape"
             )
+        if state is not None and not self._keeps_state():
+            raise RuntimeError(
+                "an exported program cannot keep the state of this module: call reset() before torch.export"
+            )
+
+    def _keeps_state(self) -> bool:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return True
+        else:  # TorchScript reads one branch only, and cannot read this one
+            # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
+            return not torch.compiler._is_exporting_flag
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
@@ -71,6 +82,13 @@ class MultiStep(torch.nn.Module):
                 if state is not None:
                     setattr(self, key, state.to(fn(state).device))
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, weight in self._parameters.items():
+            saved = state_dict.get(prefix + name)
+            if saved is not None and weight is not None and saved.dim() == 0:  # other libraries have scalars
+                state_dict[prefix + name] = saved.reshape(weight.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a pickle of the module has the values of the state, not the graph that made them.

@@ -5,6 +5,17 @@ import torch
 
 import snnkern
 
+from compatibility import Recorder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compatibility", action="store_true", help="write the outcomes to docs/compatibility.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--compatibility") and not hasattr(config, "workerinput"):  # not in a process of pytest-xdist
+        config.pluginmanager.register(Recorder())
+
 
 def pytest_report_header() -> str:
     build = snnkern.build_info()
@@ -28,3 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """Every device: a test that takes it runs on the CPU, and on the GPU where there is one."""
     return str(request.param)
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """torch.compile without what earlier tests compiled: it gives up after 8 variants of one function."""
+    import torch._dynamo  # here, since it takes seconds
+
+    torch._dynamo.reset()

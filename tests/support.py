@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snnkern import functional, reference, surrogate
+from snnkern import functional, nn, reference, surrogate
 from snnkern.codegen.emit import SMOOTH_DTYPES
 from snnkern.codegen.expr import Expr
 from snnkern.codegen.neurons import NEURONS, RESETS, Neuron
@@ -43,6 +45,37 @@ def neuron_class(name: str) -> type[Neuron]:
 def function(module: Any, neuron: str) -> Any:
     """The function of a neuron in snnkern.functional or snnkern.reference."""
     return getattr(module, "if_" if neuron == "if" else neuron)
+
+
+def operator(neuron: str, role: str = "{}_forward") -> Any:
+    """An operator of a neuron: "{}_forward", "_{}_train" or "{}_backward"."""
+    return getattr(torch.ops.snnkern, role.format(neuron))
+
+
+def network(
+    neuron: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any
+) -> torch.nn.Sequential:
+    """Two layers of 6 and 4 neurons for 5 inputs, the same on every call, that do spike."""
+    module = getattr(nn, neuron_class(neuron).module)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 6), module(**options), torch.nn.Linear(6, 4), module(**options))
+    for i, p in enumerate(p for layer in net if isinstance(layer, torch.nn.Linear) for p in layer.parameters()):
+        p.data = noise(tuple(p.shape), torch.float32, 50 + i)
+    return net.to(device, dtype)
+
+
+def gradients(net: torch.nn.Module, x: Tensor) -> list[Tensor]:
+    """The gradients of all parameters, and of x, for a fixed loss; the state is forgotten before."""
+    nn.reset(net)
+    leaves = [*net.parameters(), x]
+    out = net(x)
+    return list(torch.autograd.grad((out * noise(tuple(out.shape), out.dtype, 77, str(out.device))).sum(), leaves))
+
+
+def fresh_process(code: str, *arguments: str) -> str:
+    """What a new Python prints that runs this code: nothing is imported or loaded in it yet."""
+    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd="/")
+    assert out.returncode == 0, out.stdout + out.stderr
+    return out.stdout
 
 
 def flag_settings(neuron: str) -> list[dict[str, bool]]:

@@ -1,15 +1,17 @@
-"""The operators under autograd: what is retained, partial gradients, and clear errors for what is not supported."""
+"""Autograd: what is retained, partial gradients, changes in place, backward twice, and several threads."""
 
 from __future__ import annotations
 
-import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from snnkern import functional, reference
 
-from support import NEURON_NAMES, function, inputs, noise
+from support import NEURON_NAMES, function, gradients, inputs, network, noise
+
+pytestmark = pytest.mark.compatibility
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
@@ -60,76 +62,62 @@ def test_inference_makes_no_checkpoints(device: str) -> None:
         assert not functional.lif(x.requires_grad_())[0].requires_grad
 
 
-def test_in_place_change_of_x_is_noticed(device: str) -> None:
-    x = noise((4, 5), torch.float32, 0, device).requires_grad_()
-    y = x * 1
-    spikes, _ = functional.lif(y)
-    y.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        spikes.sum().backward()
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_in_place_changes_are_noticed(neuron: str, device: str) -> None:
+    """Of x, of the initial states and of learned parameters; what came out may be changed."""
+    tensors = inputs(neuron, (4, 5), torch.float32, device)
+    for name in tensors:
+        inner = {n: t * 1 for n, t in tensors.items()}
+        total = function(functional, neuron)(**inner)[0].sum()
+        inner[name].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            total.backward()
+    spikes = function(functional, neuron)(**tensors)[0]
+    expected = torch.autograd.grad(spikes.sum(), tensors["x_seq"], retain_graph=True)
+    assert torch.equal(torch.autograd.grad(spikes.add_(1).sum(), tensors["x_seq"])[0], expected[0])
 
 
-def test_backward_twice(device: str) -> None:
-    x = noise((4, 5), torch.float32, 0, device).requires_grad_()
-    spikes, _ = functional.lif(x)
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_retain_graph_and_backward_twice(neuron: str, device: str) -> None:
+    tensors = inputs(neuron, (20, 5), torch.float32, device)
+    spikes = function(functional, neuron)(**tensors)[0]
     spikes.sum().backward(retain_graph=True)
-    first = x.grad.clone()
+    first = {name: t.grad.clone() for name, t in tensors.items()}
     spikes.sum().backward()
-    assert torch.equal(x.grad, 2 * first)
+    for name, t in tensors.items():
+        assert torch.equal(t.grad, 2 * first[name])
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         spikes.sum().backward()
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
-def test_double_backward_is_an_error_and_the_reference_does_it(neuron: str, device: str) -> None:
-    tensors = inputs(neuron, (4, 5), torch.float64, device)
-    x = tensors["x_seq"]
-    spikes, _ = function(functional, neuron)(**tensors)
-    (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
-    with pytest.raises(
-        RuntimeError, match=re.escape(f"snnkern.{neuron}_forward: double backward (create_graph=True) is not supported")
-    ):
-        grad.square().sum().backward()
-
-    def total(x: torch.Tensor) -> torch.Tensor:
-        return function(functional, neuron)(**{**tensors, "x_seq": x})[0].sum()  # type: ignore[no-any-return]
-
-    with pytest.raises(RuntimeError, match="double backward"):
-        torch.func.grad(lambda x: torch.func.grad(total)(x).sum())(x.detach())
-    spikes, _ = function(reference, neuron)(**tensors)
-    (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
-    (second,) = torch.autograd.grad(grad.square().sum(), x)
-    assert second.abs().max() > 0
+def test_backward_through_parts_of_a_sequence(neuron: str, device: str) -> None:
+    """The state carries the gradient from one call to the one before, as one call over all steps would."""
+    tensors = inputs(neuron, (36, 5), torch.float64, device)
+    x, leaves = tensors.pop("x_seq"), list(tensors.values())
+    spikes, *states = function(functional, neuron)(x, **tensors)
+    expected = torch.autograd.grad(spikes.square().sum() + sum(s.sum() for s in states), [x, *leaves])
+    first, *states = function(functional, neuron)(x[:17], **tensors)
+    learned = [t for name, t in tensors.items() if not name.endswith("_init")]
+    second, *states = function(functional, neuron)(x[17:], *learned, *states)
+    total = first.square().sum() + second.square().sum() + sum(s.sum() for s in states)
+    for a, b in zip(torch.autograd.grad(total, [x, *leaves]), expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
-def test_forward_mode_is_an_error_and_the_reference_does_it(neuron: str) -> None:
-    tensors = {name: t.detach() for name, t in inputs(neuron, (4, 5), torch.float64).items()}
-    x = tensors.pop("x_seq")
-
-    def run(module: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.func.jvp(lambda x: function(module, neuron)(x, **tensors)[0], (x,), (torch.ones_like(x),))  # type: ignore[no-any-return]
-
-    with pytest.raises(
-        NotImplementedError, match=re.escape(f"snnkern.{neuron}_forward: forward-mode AD (jvp) is not supported")
-    ):
-        run(functional)
-    assert run(reference)[1].abs().max() > 0
-
-
-def test_func_grad_and_vjp(device: str) -> None:
-    x = noise((6, 5), torch.float64, 0, device)
-    expected = torch.autograd.grad(functional.lif(x.requires_grad_())[0].sum(), x)[0]
-    x = x.detach()
-    assert torch.equal(torch.func.grad(lambda x: functional.lif(x)[0].sum())(x), expected)
-    _, pull = torch.func.vjp(lambda x: functional.lif(x)[0], x)
-    assert torch.equal(pull(torch.ones_like(x))[0], expected)
-
-
-def test_autocast_keeps_the_dtype_of_x(device: str) -> None:
-    with torch.autocast(device, dtype=torch.bfloat16):
-        current = torch.nn.functional.linear(torch.ones(4, 3, 8, device=device), torch.ones(5, 8, device=device) * 0.1)
-        assert current.dtype == torch.bfloat16
-        spikes, v = functional.lif(current, torch.zeros(3, 5, device=device))
-        assert spikes.dtype == torch.bfloat16 and v.dtype == torch.float32
-        assert functional.lif(torch.ones(4, 3, device=device))[0].dtype == torch.float32
+def test_several_threads(neuron: str, device: str) -> None:
+    """Forward and backward in many threads at once, each with its own graph, and many backwards of one graph."""
+    nets = [network(neuron, device) for _ in range(8)]
+    xs = [noise((20, 3, 5), torch.float32, i, device).requires_grad_() for i in range(8)]
+    expected = [gradients(net, x) for net, x in zip(nets, xs, strict=True)]
+    tensors = inputs(neuron, (20, 300), torch.float32, device)
+    total = function(functional, neuron)(**tensors)[0].sum()
+    leaves = list(tensors.values())
+    alone = torch.autograd.grad(total, leaves, retain_graph=True)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, wanted in zip(pool.map(gradients, nets, xs), expected, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+            for got in pool.map(lambda _: torch.autograd.grad(total, leaves, retain_graph=True), range(8)):
+                assert all(torch.equal(a, b) for a, b in zip(got, alone, strict=True))

@@ -56,6 +56,7 @@ def shifted(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.sanitize
 def test_vectors_give_the_bits_of_single_neurons(neuron: str, dtype: str, v_reset: float | None) -> None:
     op = operator(neuron, v_reset=v_reset)
     for steps, count in itertools.product((1, 3, 4, 7, 8, 9, 16, 17, 37), (many(), many() + 2)):

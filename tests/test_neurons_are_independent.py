@@ -15,6 +15,7 @@ from snnkern import functional
 
 from support import DTYPES, NEURON_NAMES, function, inputs, neuron_class, noise
 
+pytestmark = pytest.mark.sanitize
 COUNTS = (1, 2, 3, 4, 8, 12, 130, 1032)
 
 

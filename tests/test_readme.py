@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from snnkern import functional
 from snnkern.codegen.emit_docs import readme
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+from compatibility import render
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE, EQUIVALENT, KERNEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -42,3 +46,12 @@ def test_the_kernel_runs() -> None:
     y = torch.zeros_like(x)
     exec(KERNEL, {"x": x, "y": y})
     assert torch.equal(y, (x >= 0).float())
+
+
+def test_the_compatibility_table_is_made_from_the_record() -> None:
+    record = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
+    assert render(record) == (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    for column in record.values():
+        for file, tests in column.items():
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert all(f"def {test}(" in text for test in tests), f"{file}: run pytest -m compatibility --compatibility"

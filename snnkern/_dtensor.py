@@ -1,0 +1,90 @@
+"""DTensor: the dimensions of neurons may be sharded, and then every device works on its part; time may not.
+
+The rules are registered when torch.distributed.tensor is imported, since importing it takes longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from ._operators import OPERATORS, Operator
+
+_MODULE = "torch.distributed.tensor"
+
+
+def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]]]:
+    """What each result is, for each way in which the arguments may lie on one dimension of the mesh."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    values = dict(zip(operator.arguments, operator.complete(args), strict=True))
+    tensors = {name: v for name, v in values.items() if hasattr(v, "placements")}
+    first = functools.partial(operator.first_of_neurons, store_v_seq=values["store_v_seq"])
+    empty = operator.empty_results(values)
+    for name, spec in tensors.items():
+        if first(name) == 1 and any(p.is_shard(0) for p in spec.placements):
+            raise RuntimeError(
+                f"snnkern.{operator.overload._schema.name.removeprefix('snnkern::')}: {name} is sharded over time, its "
+                f"dimension 0: {spec.placements}. Each step needs the one before it, so redistribute it over another "
+                "dimension first."
+            )
+
+    def way(shard: int | None) -> tuple[list[Any], list[Any]]:
+        """The placements when the neurons' dimension `shard` is sharded, or none is."""
+
+        def place(name: str) -> Any:
+            if shard is None or name in empty:
+                return Replicate()
+            if name in operator.learned:
+                return Partial() if name in operator.results else Replicate()
+            return Shard(first(name) + shard)
+
+        return [place(name) for name in operator.results], [
+            place(name) if name in tensors else None for name in operator.arguments[: len(args)]
+        ]
+
+    return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]
+
+
+def _register() -> None:
+    from torch.distributed.tensor.experimental import register_sharding
+
+    for operator in OPERATORS:
+        register_sharding(operator.overload)(functools.partial(_sharding, operator))
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Calls back once, when a module has been imported."""
+
+    def __init__(self, module: str, callback: Callable[[], None]) -> None:
+        self.module, self.callback = module, callback
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self.module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            loader, callback = spec.loader, self.callback
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                callback()
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if _MODULE in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _WhenImported(_MODULE, _register))

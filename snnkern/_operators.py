@@ -1,0 +1,60 @@
+"""What PyTorch cannot know of the operators by their schemas: which dimensions of their tensors are those of the neurons.
+
+A neuron's results depend on no other neuron, so a dimension of neurons may be batched (vmap) or spread over devices
+(DTensor). Time, the first dimension of a sequence, may not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .codegen.neurons import NEURONS, Neuron
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of one neuron."""
+
+    neuron: type[Neuron]
+    overload: Any  # torch._ops.OpOverload
+
+    @functools.cached_property
+    def arguments(self) -> list[str]:
+        return [a.name for a in self.overload._schema.arguments]
+
+    @functools.cached_property
+    def results(self) -> list[str]:
+        return [r.name for r in self.overload._schema.returns]
+
+    @functools.cached_property
+    def learned(self) -> set[str]:
+        """The learned parameters, which have no dimension of neurons, and their gradients."""
+        return {prefix + t.name for t in self.neuron.learned for prefix in ("", "grad_")}
+
+    def empty_results(self, values: Mapping[str, Any]) -> set[str]:
+        """The gradients of initial states that were not given: they have no element."""
+        inits = [f"{s.name}_init" for s in self.neuron.states]
+        return {f"grad_{name}" for name in inits if values[name] is None}.intersection(self.results)
+
+    def complete(self, args: Sequence[Any]) -> list[Any]:
+        """All arguments: the dispatcher leaves out those at the end that have their default value."""
+        return [*args, *(a.default_value for a in self.overload._schema.arguments[len(args) :])]
+
+    def first_of_neurons(self, name: str, store_v_seq: bool) -> int:
+        """The first dimension of neurons of an argument or result: 1 behind T, 0 without T."""
+        states = [s.name for s in self.neuron.states]
+        if name in states or name in [f"grad_{s}" for s in states]:
+            return int(store_v_seq)
+        return 1 if name.endswith("_seq") or name == "checkpoints" else 0
+
+
+OPERATORS = tuple(
+    Operator(n, getattr(torch.ops.snnkern, name.format(n.name)).default)
+    for n in NEURONS
+    for name in ("{}_forward", "_{}_train", "{}_backward")
+)

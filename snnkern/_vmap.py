@@ -1,0 +1,55 @@
+"""torch.func.vmap: a batch is one more dimension of neurons, beside N, so that one launch serves all samples."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._operators import OPERATORS, Operator
+
+
+def _rule(
+    operator: Operator, info: Any, in_dims: tuple[Any, ...], *args: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    values = dict(zip(operator.arguments, operator.complete(args), strict=True))
+    batched = {name: dim for name, dim in zip(operator.arguments, in_dims, strict=False) if isinstance(dim, int)}
+    first = functools.partial(operator.first_of_neurons, store_v_seq=values["store_v_seq"])
+    empty = operator.empty_results(values)
+    to = tuple(None if name in empty else first(name) for name in operator.results)
+
+    def rank(name: str) -> int:
+        return int(values[name].dim()) - (name in batched)
+
+    # A learned parameter has one value and one gradient a launch. And the operator refuses a tensor that lacks a
+    # dimension, which the batch must not make up for.
+    if (
+        operator.learned & {*batched, *operator.results}
+        or rank("x_seq") < 2
+        or any(rank(name) < first(name) for name in batched)
+    ):
+        samples = [
+            operator.overload(*(v.select(batched[name], i) if name in batched else v for name, v in values.items()))
+            for i in range(info.batch_size)
+        ]
+        return tuple(
+            parts[0] if dim is None else torch.stack(parts, dim)
+            for parts, dim in zip(zip(*samples, strict=True), to, strict=True)
+        ), to
+
+    def whole(name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or name in operator.learned:
+            return value
+        if name in batched:
+            return value.movedim(batched[name], first(name))
+        return value.unsqueeze(first(name)).expand(
+            *value.shape[: first(name)], info.batch_size, *value.shape[first(name) :]
+        )
+
+    return operator.overload(*(whole(name, value) for name, value in values.items())), to
+
+
+for _operator in OPERATORS:
+    torch.library.register_vmap(_operator.overload, functools.partial(_rule, _operator))

@@ -1,0 +1,159 @@
+"""What each process of tests/test_distributed.py runs: python distributed_worker.py PROMISE DEVICE FOLDER RANK SIZE"""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import snnkern
+
+from support import NEURON_NAMES, function, inputs, network, noise
+
+functional = snnkern.functional
+BATCH = 4
+
+
+def place(device: str, rank: int) -> str:
+    return f"cuda:{rank}" if device == "cuda" else "cpu"
+
+
+def sequences(device: str) -> list[Tensor]:
+    """The batches of three training steps."""
+    return [noise((20, BATCH, 5), torch.float64, i, device) for i in range(3)]
+
+
+def train(net: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    for module in net.modules():
+        if isinstance(module, snnkern.nn.MultiStep):
+            module.reset()
+    optimizer.zero_grad()
+    out = net(x)
+    (out * noise((out.shape[0], 1, out.shape[2]), out.dtype, 7, str(out.device))).sum((0, 2)).mean().backward()
+    optimizer.step()
+
+
+def alone(neuron: str, device: str) -> list[Tensor]:
+    """The parameters after training in one process, which every process computes for itself."""
+    net = network(neuron, device, torch.float64)
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x in sequences(device):
+        train(net, optimizer, x)
+    assert not all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    return [p.detach() for p in net.parameters()]
+
+
+def mine(x: Tensor, rank: int, size: int) -> Tensor:
+    return x.chunk(size, dim=1)[rank].contiguous()
+
+
+def ddp(device: str, rank: int, size: int) -> None:
+    """Each process has a part of the batch; the parameters become those of training in one process."""
+    for neuron in NEURON_NAMES:
+        net = network(neuron, device, torch.float64)
+        parallel = torch.nn.parallel.DistributedDataParallel(net, device_ids=[rank] if device != "cpu" else None)
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+        for x in sequences(device):
+            train(parallel, optimizer, mine(x, rank, size))
+        assert net[1].v is not None and net[1].v.shape[0] == BATCH // size
+        torch.testing.assert_close(list(net.parameters()), alone(neuron, device))
+
+
+def fsdp(device: str, rank: int, size: int) -> None:
+    """fully_shard over each layer and the whole; learned parameters of neurons are sharded as well."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, init_device_mesh
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    for neuron in NEURON_NAMES:
+        net = network(neuron, device, torch.float64)
+        for layer in net:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(net, mesh=mesh)
+        assert all(isinstance(p, DTensor) for p in net.parameters())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for x in sequences(device):
+            train(net, optimizer, mine(x, rank, size))
+        torch.testing.assert_close([p.full_tensor() for p in net.parameters()], alone(neuron, device))
+
+
+def dtensor(device: str, rank: int, size: int) -> None:
+    """Batch and channels may be sharded: results and gradients stay so, and nothing is communicated."""
+    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    shape = (20, 4, 6)
+    for neuron in NEURON_NAMES:
+        tensors = inputs(neuron, shape, torch.float64, device)
+        for dim in (1, 2):
+            for store_v_seq in (False, True):
+                way = {3: [Shard(dim)], 2: [Shard(dim - 1)], 0: [Replicate()]}
+                sharded = {
+                    n: distribute_tensor(t.detach(), mesh, way[t.dim()]).requires_grad_() for n, t in tensors.items()
+                }
+                with CommDebugMode() as communication:
+                    outputs = function(functional, neuron)(**sharded, store_v_seq=store_v_seq)
+                    grads = torch.autograd.grad(outputs, list(sharded.values()), [o.detach() for o in outputs])
+                assert communication.get_total_counts() == 0
+                expected = function(functional, neuron)(**tensors, store_v_seq=store_v_seq)
+                wanted = torch.autograd.grad(expected, list(tensors.values()), [o.detach() for o in expected])
+                for a, b in zip(outputs, expected, strict=True):
+                    assert a.placements == ((Shard(dim),) if a.dim() == 3 else (Shard(dim - 1),))
+                    assert torch.equal(a.full_tensor(), b)
+                for a, b in zip(grads, wanted, strict=True):
+                    assert a.placements == (tuple(way[a.dim()]) if a.dim() else (Partial(),))
+                    torch.testing.assert_close(a.full_tensor(), b)
+    replicated = distribute_tensor(tensors["x_seq"].detach(), mesh, [Replicate()])
+    assert functional.lif(replicated)[0].placements == (Replicate(),)
+
+
+def dtensor_module(device: str, rank: int, size: int) -> None:
+    """A module keeps a sharded state between calls."""
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    x = noise((8, 4, 6), torch.float32, 0, device, 2.0)
+    net = snnkern.nn.LIF()
+    whole = copy.deepcopy(net)
+    for _ in range(2):
+        assert torch.equal(net(distribute_tensor(x, mesh, [Shard(1)])).full_tensor(), whole(x))
+    assert net.v.placements == (Shard(0),) and torch.equal(net.v.full_tensor(), whole.v)
+
+
+def dtensor_time(device: str, rank: int, size: int) -> None:
+    """Time is not sharded: not gathered in silence, but refused."""
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    for neuron in NEURON_NAMES:
+        tensors = inputs(neuron, (20, 4, 6), torch.float64, device)
+        x = distribute_tensor(tensors["x_seq"].detach(), mesh, [Shard(0)])
+        learned = [distribute_tensor(t.detach(), mesh) for t in tensors.values() if t.dim() == 0]
+        try:
+            function(functional, neuron)(x, *learned)
+        except RuntimeError as error:
+            assert f"snnkern.{neuron}_forward: x_seq is sharded over time, its dimension 0" in str(error), error
+        else:
+            raise AssertionError("a sequence sharded over time was accepted")
+    # Parts of a sum are added up first: a neuron is not linear.
+    x = noise((20, 4, 6), torch.float64, 0, device)
+    parts = DTensor.from_local(x, mesh, [Partial()])
+    assert torch.equal(functional.lif(parts)[0].full_tensor(), functional.lif(x * size)[0])
+
+
+if __name__ == "__main__":
+    promise, kind, folder = sys.argv[1:4]
+    rank, size = int(sys.argv[4]), int(sys.argv[5])
+    torch.set_num_threads(1)
+    if kind == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
+    globals()[promise](place(kind, rank), rank, size)
+    dist.destroy_process_group()
