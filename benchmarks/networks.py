@@ -148,8 +148,6 @@ NETWORKS: dict[str, tuple[Callable[[Make], Classifier], tuple[int, ...], int]] =
 
 def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     build, shape, classes = NETWORKS[case["network"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -168,7 +166,13 @@ def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
         optimizer.step()
         return loss.detach()
 
+    def accelerate(fast: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = fast
+        torch.backends.cudnn.deterministic = not fast
+
+    accelerate(False)  # so that equal gradients show as equal losses
     losses = [step().item() for _ in range(3)]
+    accelerate(True)
     for _ in range(5):
         step()
     torch.cuda.synchronize()

@@ -139,7 +139,7 @@ def measure(name: str, cell: dict[str, Any], options: dict[str, Any]) -> dict[st
     built = peers.build(name, neuron, device, dtype)
     differ = different(built, neuron, x)
     if differ > DIFFERENT_AT_MOST:
-        raise SystemExit(f"{name}: {differ:.2%} of its spikes differ from the reference's for {cell}")
+        raise peers.Unavailable(f"{differ:.2%} of its {cell['dtype']} spikes differ from the reference's")
     target = torch.empty_like(incoming)
     timed = Clock(device, options["repeats"]).medians(
         {"copy": lambda: target.copy_(incoming), **works(built, x, incoming)}, options["budget"]

@@ -105,6 +105,9 @@ def plain_loop(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
 
 def compiled_loop(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
     loop = plain_loop(neuron, device, dtype)
+    import torch._functorch.config as functorch
+
+    functorch.donated_buffer = False  # so that the backward can be timed alone, several times
     compiled = torch.compile(loop.run, fullgraph=True)
 
     def run(x_seq: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.gpu
 CHECKPOINT_PERIOD = 16
 
 
-def operator(neuron: str, **options: Any) -> Callable[..., tuple[Tensor, ...]]:
-    """The neuron's operator, with a learned parameter of 0.5 where it has one."""
+def operator(neuron: str, state: torch.dtype = torch.float32, **options: Any) -> Callable[..., tuple[Tensor, ...]]:
+    """The neuron's operator, with a learned parameter of 0.5 in the state dtype where it has one."""
     op = getattr(torch.ops.snnkern, f"{neuron}_forward")
-    learned = [torch.tensor(0.5, device="cuda", requires_grad=True) for _ in neuron_class(neuron).learned]
+    learned = [torch.tensor(0.5, dtype=state, device="cuda", requires_grad=True) for _ in neuron_class(neuron).learned]
     return lambda x, *states: op(x, *learned, *states, surrogate="atan", **options)
 
 
@@ -88,7 +88,7 @@ def test_large_tensors_take_vectors(dtype: str, steps: int, chunk: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_kernel_each_way(neuron: str, dtype: str) -> None:
     """No zero fill, no copy; a learned parameter's gradient is summed by PyTorch."""
-    op = operator(neuron)
+    op = operator(neuron, torch.float64 if dtype == "f64" else torch.float32)
     for steps, shape in ((4, (8, 3, 5, 5)), (40, (1000,))):
         x = random(steps, *shape, dtype=DTYPES[dtype])
         with torch.no_grad():
