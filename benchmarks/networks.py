@@ -75,11 +75,7 @@ def make_spikingjelly() -> nn.Module:
     return Stateless(made, functional.reset_net)
 
 
-NEURONS: dict[str, tuple[Make, dict[str, str]]] = {
-    "snnkern": (make_snnkern, {}),
-    "spikingjelly": (make_spikingjelly, {}),
-    "plain-loop": (PlainLoop, {}),
-}
+NEURONS: dict[str, Make] = {"snnkern": make_snnkern, "spikingjelly": make_spikingjelly, "plain-loop": PlainLoop}
 
 
 class PerStep(nn.Sequential):
@@ -151,7 +147,7 @@ def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
     build, shape, classes = NETWORKS[case["network"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = build(NEURONS[neuron][0]).cuda()
+        network = build(NEURONS[neuron]).cuda()
     images, labels = torch.randn(shape, device="cuda"), torch.randint(classes, shape[:1], device="cuda")
     if case["layout"] == "channels_last":
         network, images = network.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
@@ -209,10 +205,7 @@ def worker() -> None:
 
 def run(neuron: str, cases: list[dict[str, Any]], repeats: int) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.networks", "--worker"]
-    environment = {**os.environ, **NEURONS[neuron][1]}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         process.stdin.write(json.dumps({"neuron": neuron, "cases": cases, "repeats": repeats}))
         process.stdin.close()

@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnkern.codegen.expr import FUNCTIONS, Expr, Printer, backward, flag, select, series, spike, var, where
+from snnkern.codegen.expr import (
+    FUNCTIONS,
+    Expr,
+    Printer,
+    backward,
+    flag,
+    select,
+    series,
+    smallest_cut,
+    spike,
+    topological,
+    value,
+    var,
+    where,
+)
 
 from support import evaluate
 
@@ -52,6 +66,31 @@ def test_reverse_mode_is_the_derivative(e: Expr, chosen: bool, point: list[float
     for name, grad in zip("xyz", grads, strict=True):
         expected = derivative(e, name, scope)
         assert evaluate(grad, scope) == pytest.approx(expected, rel=1e-4, abs=1e-4 * max(1, abs(evaluate(e, scope))))
+
+
+@given(expressions, st.booleans(), st.lists(st.floats(-2, 2), min_size=3, max_size=3))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_a_cut_replaces_the_inputs(e: Expr, chosen: bool, point: list[float]) -> None:
+    """From the values of the cut, and nothing else of the forward pass, the gradients are the same."""
+    scope: dict[str, Any] = dict(zip("xyz", point, strict=True)) | {"f": chosen, "g": 0.7}
+    sources = [var(n) for n in "xyz"]
+    grads = value(backward([(e, var("g"))], sources))
+    cut = smallest_cut(grads, sources, [var("g")])
+    assert len(cut) <= len(sources)
+    noted = {f"m{i}": evaluate(node, scope) for i, node in enumerate(cut)}
+    rest = value(grads, {node: var(name) for node, name in zip(cut, noted, strict=True)})
+    assert not set(sources).intersection(topological(rest))
+    for grad, expected in zip(rest, grads, strict=True):
+        assert evaluate(grad, {"f": chosen, "g": 0.7, **noted}) == evaluate(expected, scope)
+
+
+def test_a_cut_is_the_smallest_and_the_nearest_to_the_gradients() -> None:
+    x, v, g = var("x"), var("v"), var("g")
+    h = (v + x).exp()
+    assert smallest_cut([g * (h * h)], [x, v], [g]) == [h * h]
+    assert smallest_cut([where(h < 0, g, 0)], [x, v], [g]) == [h]  # the comparison is no number
+    assert smallest_cut([g * x, g * v], [x, v], [g]) == [x, v]
+    assert smallest_cut([g * 2], [x, v], [g]) == []
 
 
 def text(e: Expr) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,13 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
     assert "def toy(" in python["functional.py"] and "class Toy(MultiStep)" in python["nn.py"]
     for text in python.values():
         compile(text, "generated", "exec")
+
+
+@pytest.mark.parametrize("neuron", emit.NEURONS, ids=lambda n: n.name)
+def test_a_tape_holds_one_number_a_step(neuron: type[Neuron]) -> None:
+    """And one for each learned parameter; x and the old state are two."""
+    tapes = re.findall(r"kTape = (\d+)", emit.neuron_header(neuron))
+    assert tapes == [str(1 + len(neuron.learned))] * 4  # hard and soft, spiking and smooth
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
