@@ -1,17 +1,20 @@
 """Pure: the specification -> {relative path: text}. The build's list of sources and their contents come from this one call.
 
-neurons/lif.h        the step and its derivative, for each reset, spiking and smooth
-surrogates/atan.h    gradient and primitive
-cpu/lif/forward.cpp  the forward pass, which needs no surrogate
-cpu/lif/atan.cpp     BPTT with this surrogate, and the smooth passes; cuda/lif/*.cu likewise
-registry.h           names, schemas, parameters and their ranges
-cpu/table.cpp        where the host finds the kernels; cuda/table.cpp likewise
+neurons/lif.h            the step and its derivative, for each reset and kind of pass
+surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that a number names
+cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a block of neurons
+cpu/surrogates/atan.cpp  these surrogates
+cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor parameters, smooth passes
+cuda/lif/atan.cu         BPTT with this surrogate compiled in
+registry.h               names, schemas, parameters and their ranges
+cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +27,6 @@ from .surrogates import SURROGATES, Surrogate
 # Names of the specification and their C++ types, in the order of enum Dtype.
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 SMOOTH_DTYPES = ("f32", "f64")
-DEVICES = {"cpu": "cpp", "cuda": "cu"}  # and the ending of a kernel file
 HEADER = "// Made by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"
 
 
@@ -77,12 +79,15 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
     for surrogate in chosen.surrogates:
         out[f"surrogates/{surrogate.name}.h"] = surrogate_header(surrogate)
-    for device, suffix in DEVICES.items():
-        for neuron in chosen.neurons:
-            for part in (None, *chosen.surrogates):
-                stem = part.name if part else "forward"
-                out[f"{device}/{neuron.name}/{stem}.{suffix}"] = kernel_file(device, neuron, part, chosen)
-        out[f"{device}/table.cpp"] = table(device, chosen)
+    out["surrogates/any.h"] = any_surrogate_header(chosen)
+    for neuron in chosen.neurons:
+        out[f"cpu/neurons/{neuron.name}.cpp"] = cpu_file(neuron, chosen)
+        for part in (None, *chosen.surrogates):
+            out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen)
+    for surrogate in chosen.surrogates:
+        out[f"cpu/surrogates/{surrogate.name}.cpp"] = cpu_surrogate_file(surrogate)
+    out["cpu/table.cpp"] = cpu_table(chosen)
+    out["cuda/table.cpp"] = cuda_table(chosen)
     return out
 
 
@@ -121,7 +126,19 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
     out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
     out.append(Argument("Spiking", "spiking", "bool spiking=True"))
+    for p in tensor_parameters(neuron):
+        out.append(Argument("Tensor", f"{p.symbol}_tensor", f"Tensor? {p.symbol}_tensor=None", p.tensor_range))
     return out
+
+
+def tensor_parameters(neuron: type[Neuron]) -> list[Float]:
+    """The numbers that may be tensors instead; a learned parameter always is one."""
+    return [p for p in neuron.all_parameters() if isinstance(p, Float)]
+
+
+def differentiable(neuron: type[Neuron]) -> list[str]:
+    """The arguments that get a gradient, in order."""
+    return [a.name for a in arguments(neuron) if a.kind in ("Input", "Learned", "State", "Tensor")]
 
 
 def schemas(neuron: type[Neuron]) -> dict[str, str]:
@@ -131,8 +148,7 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
     # A schema may not have a default before an argument without one, so the backward op has no defaults.
     plain = ", ".join(a.schema.split("=")[0] for a in arguments(neuron))
-    wanted = ["x_seq", *(t.name for t in neuron.learned), *(f"{s.name}_init" for s in neuron.states)]
-    returns = ", ".join(f"Tensor grad_{name}" for name in wanted)
+    returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
         "forward": f"{neuron.name}_forward({inputs}) -> (Tensor spike_seq, {states})",
         "train": f"_{neuron.name}_train({inputs}) -> (Tensor spike_seq, {states}, Tensor checkpoints)",
@@ -214,7 +230,7 @@ def _symbol(p: Learned | Float) -> str:
 
 
 def _float_index(neuron: type[Neuron], name: str) -> int:
-    """The index in KernelArgs::params of the number at which a state starts; -1 for 0."""
+    """The index among the parameters of the one at which a state starts; -1 for 0."""
     return -1 if name == "0" else [p.name for p in _floats(neuron)].index(name)
 
 
@@ -224,7 +240,7 @@ class Traced:
 
     x: Expr
     old: list[Expr]
-    learned: list[Expr]
+    floats: list[Expr]
     spike: Expr
     new: list[Expr]
     names: dict[Expr, str]
@@ -234,6 +250,7 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     """Runs a neuron's equations on symbols."""
     values: dict[str, Expr] = {_symbol(p): var(f"p.{_symbol(p)}") for p in _floats(neuron)}
     values.update({p.name: flag(f"p.{p.name}") for p in _flags(neuron)})
+    floats = [values[_symbol(p)] for p in _floats(neuron)]
     if reset == "soft":
         values["v_reset"] = lift(0)
     names: dict[Expr, str] = {}
@@ -241,7 +258,7 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     step = Step(expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, names)
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = neuron.step(x, old, SimpleNamespace(**values), step)
-    return Traced(x, old, [values[p.name] for p in neuron.learned], s, list(new), names)
+    return Traced(x, old, floats, s, list(new), names)
 
 
 def neuron_header(neuron: type[Neuron]) -> str:
@@ -249,18 +266,12 @@ def neuron_header(neuron: type[Neuron]) -> str:
     floats, flags = _floats(neuron), _flags(neuron)
     params = f"{neuron.module}Params"
     fields = [_symbol(p) for p in floats]
-    inits = []
-    for i, p in enumerate(floats):
-        if isinstance(p, Learned):
-            inits.append(f"{_symbol(p)}(0)")
-        else:
-            inits.append(f"{_symbol(p)}(R(a.params[{i}]))")
+    inits = [f"{name}(R(a.params[{i}]))" for i, name in enumerate(fields)]
     inits += [f"{p.name}(Mask<R>(a.flags[{i}]))" for i, p in enumerate(flags)]
     loads = "".join(
-        f"    {p.name} = *static_cast<const R*>(a.learned[{i}]);\n"
-        for i, p in enumerate(floats)
-        if isinstance(p, Learned)
+        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
     )
+    sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
     text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
 #include "../../elementary.h"
@@ -269,37 +280,46 @@ namespace snnkern {{
 
 template <class R>
 struct {params} {{
+  static constexpr int kCount = {len(fields)};
   R {", ".join(fields)};
   Mask<R> {", ".join(p.name for p in flags)};
-  explicit {params}(const KernelArgs& a)
+  SNNKERN_FN explicit {params}(const KernelArgs& a)
       : {", ".join(inits)} {{}}
-  // Reads the learned parameters, where the device's memory can be read.
+  // Reads learned parameters of one element, where the device's memory can be read.
   SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
 {loads}  }}
+  // One neuron's parameters, where they are not the same for all.
+  SNNKERN_FN void set(const R* value) {{
+{sets}  }}
 }};
 """
-    for smooth in (False, True):
+    for kind in KINDS:
         for reset in RESETS:
-            text += _step_struct(neuron, params, reset, smooth)
+            text += _step_struct(neuron, params, reset, kind)
     return text + "\n}  // namespace snnkern\n"
 
 
-def struct_name(neuron: type[Neuron], reset: str, smooth: bool) -> str:
-    return f"{neuron.module}{reset.capitalize()}{'Smooth' if smooth else ''}"
+# The kinds of passes. A step of the first has gradients in the learned parameters only; of the others, in all.
+KINDS = ("", "tensor", "smooth")
 
 
-def _step_struct(neuron: type[Neuron], params: str, reset: str, smooth: bool) -> str:
-    t = trace(neuron, reset, smooth)
+def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
+    return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
+
+
+def _step_struct(neuron: type[Neuron], params: str, reset: str, kind: str) -> str:
+    t = trace(neuron, reset, kind == "smooth")
+    wanted = t.floats if kind else t.floats[: len(neuron.learned)]
     states = [s.name for s in neuron.states]
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
     inputs = [t.x, *t.old]
-    grads = expr.value(expr.backward(incoming, [*inputs, *t.learned]))
+    grads = expr.value(expr.backward(incoming, [*inputs, *wanted]))
     names = dict(zip(expr.value(list(t.names)), t.names.values(), strict=True))
     tape = expr.smallest_cut(grads, inputs, [d for _, d in incoming])
     tape_names = [str(e.value) if e.op == "var" else names.get(e, f"m{i}") for i, e in enumerate(tape)]
     known = dict(zip(tape, map(var, tape_names), strict=True))
     back = expr.value(grads, known)
-    gx, g_old, g_learned = back[0], back[1 : len(inputs)], back[len(inputs) :]
+    gx, g_old, g_params = back[0], back[1 : len(inputs)], back[len(inputs) :]
 
     advance = [(f"state[{i}] =", e) for i, e in enumerate(t.new)]
     forward_text = _body(names, states, "state", [*advance, ("return", t.spike)])
@@ -310,17 +330,22 @@ def _step_struct(neuron: type[Neuron], params: str, reset: str, smooth: bool) ->
         tape_names,
         "tape",
         [
+            *((f"g_param[{i}] +=", e) for i, e in enumerate(g_params) if e is not lift(0)),  # which may read g
             *((f"g[{i}] =", e) for i, e in enumerate(g_old)),
-            *((f"g_param[{i}] +=", e) for i, e in enumerate(g_learned)),
             ("return", gx),
         ],
     )
+    starts = " : ".join(f"state == {i} ? {_float_index(neuron, s.start)}" for i, s in enumerate(neuron.states))
     return f"""
-struct {struct_name(neuron, reset, smooth)} {{
-  static constexpr int kStates = {len(states)}, kLearned = {len(neuron.learned)}, kTape = {len(tape)};
-  static constexpr bool kSmooth = {_bool(smooth)};
+struct {struct_name(neuron, reset, kind)} {{
+  static constexpr int kStates = {len(states)}, kGradients = {len(wanted)}, kTape = {len(tape)};
+  static constexpr bool kTensors = {_bool(kind != "")}, kSmooth = {_bool(kind == "smooth")};
+  // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
+  static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
   template <class R>
   using Params = {params}<R>;
+  // The parameter at which a state starts, or -1 for 0.
+  SNNKERN_FN static constexpr int start(int{_use(" state", starts)}) {{ return {starts} : -1; }}
 
   // The states advance in place; returns the spike.
   template <class R, class S>
@@ -335,13 +360,17 @@ struct {struct_name(neuron, reset, smooth)} {{
   }}
 
   // gs, g: the gradients in the spike and in the new states. g becomes the gradient in the old states, g_param grows by
-  // that in the learned parameters; returns the gradient in x.
+  // that in the parameters; returns the gradient in x.
   template <class R, class S>
   SNNKERN_FN static R backward(const Params<R>& p, const S&{_use(" surrogate", backward_text)}, const R*{_use(" tape", backward_text)}, R gs, R* g, R*{_use(" g_param", backward_text)}) {{
 {backward_text}
   }}
 }};
 """
+
+
+def _asks(text: str) -> int:
+    return ("surrogate.gradient" in text) + 2 * ("surrogate.primitive" in text)
 
 
 def _body(names: dict[Expr, str], inputs: list[str], array: str, targets: list[tuple[str, Expr]]) -> str:
@@ -360,7 +389,7 @@ def surrogate_header(surrogate: type[Surrogate]) -> str:
     """A surrogate's gradient and primitive, as C++."""
     types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
     fields = "".join(f"  {kind} {name};\n" for kind, name in types)
-    inits = ", ".join(f"{name}({kind}(a.surrogate[{i}]))" for i, (kind, name) in enumerate(types))
+    inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
     p = SimpleNamespace(**{name: var(name) for _, name in types})
     functions = {"gradient": surrogate.gradient}
     if surrogate.has_primitive():
@@ -374,7 +403,9 @@ namespace snnkern {{
 
 template <class R>
 struct {surrogate.__name__} {{
-{fields}  explicit {surrogate.__name__}(const KernelArgs&{" a" if types else ""}){" : " if types else ""}{inits} {{}}
+{fields}  explicit {surrogate.__name__}(const KernelArgs& a) : {surrogate.__name__}(a.surrogate) {{}}
+  template <class P>
+  SNNKERN_FN explicit {surrogate.__name__}(const P*{" parameters" if types else ""}){" : " if types else ""}{inits} {{}}
 """
     for name, function in functions.items():
         body = "\n".join(Printer(quotient="math::quotient").print([("return", lift(function(var("x"), p)))]))
@@ -382,95 +413,195 @@ struct {surrogate.__name__} {{
     return text + "};\n\n}  // namespace snnkern\n"
 
 
+def any_surrogate_header(chosen: Selection) -> str:
+    """The surrogate of a number, for kernels that are for checking or that would be too many: a call in the place of code."""
+    includes = "".join(f'#include "{s.name}.h"\n' for s in chosen.surrogates)
+    functions = ""
+    for name in ("gradient", "primitive"):
+        cases = "".join(
+            f"      case {SURROGATES.index(s)}:\n        return {s.__name__}<R>(p).{name}(x);\n"
+            for s in chosen.surrogates
+            if name == "gradient" or s.has_primitive()
+        )
+        functions += f"""
+// By value: nothing has to be in memory.
+template <class R>
+SNNKERN_CALL R any_{name}(int id, R p0, R p1, R p2, R p3, R x) {{
+  const R p[] = {{p0, p1, p2, p3}};
+  switch (id) {{
+{cases}      default:
+        return p[0] - p[0];
+  }}
+}}
+"""
+    return f"""{HEADER}#pragma once
+{includes}
+namespace snnkern {{
+{functions}
+template <class R>
+struct AnySurrogate {{
+  int id;
+  R p[kMaxSurrogateParams];
+  explicit AnySurrogate(const KernelArgs& a) : id(a.surrogate_id) {{
+    for (int i = 0; i < kMaxSurrogateParams; ++i) p[i] = R(a.surrogate[i]);
+  }}
+  SNNKERN_FN R gradient(R x) const {{ return any_gradient(id, p[0], p[1], p[2], p[3], x); }}
+  SNNKERN_FN R primitive(R x) const {{ return any_primitive(id, p[0], p[1], p[2], p[3], x); }}
+}};
+
+}}  // namespace snnkern
+"""
+
+
 # ---- kernels ----------------------------------------------------------------------------------------------------------
 
-PASSES = ("forward", "backward", "smooth_forward", "smooth_backward")  # in the order of enum Pass
+# In the order of enum Pass: the kind, and whether it is BPTT.
+PASSES = {
+    "forward": ("", False),
+    "backward": ("", True),
+    "tensor_forward": ("tensor", False),
+    "tensor_backward": ("tensor", True),
+    "smooth_forward": ("smooth", False),
+    "smooth_backward": ("smooth", True),
+}
+Kernel = tuple[str, str, str]  # pass, reset, dtype
 
 
-def _kernels(surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple[str, str, str]]:
-    """(pass, reset, dtype) of every kernel in one file."""
-    passes: tuple[str, ...] = ("forward",)
-    if surrogate:
-        passes = PASSES[1:] if surrogate.has_primitive() else ("backward",)
+def _kernels(passes: Iterable[str], chosen: Selection) -> list[Kernel]:
     return [
-        (kind, reset, dtype)
-        for kind in passes
+        (name, reset, dtype)
+        for name in passes
         for reset in chosen.resets
         for dtype in chosen.dtypes
-        if not kind.startswith("smooth") or dtype in SMOOTH_DTYPES
+        if PASSES[name][0] != "smooth" or dtype in SMOOTH_DTYPES
     ]
 
 
-def _row(neuron: type[Neuron], surrogate: type[Surrogate] | None) -> str:
-    return f"{neuron.name}_{surrogate.name if surrogate else 'forward'}"
-
-
-def kernel_file(device: str, neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> str:
-    """The kernels of a neuron for one surrogate, or those that need none, on one device."""
-    made: dict[tuple[str, str, str], str] = {}
-    definitions = []
-    for kind, reset, dtype in _kernels(surrogate, chosen):
-        smooth = kind.startswith("smooth")
-        struct = struct_name(neuron, reset, smooth)
-        function = f"{kind.removeprefix('smooth_')}<{struct}, {surrogate.__name__ if surrogate else 'NoSurrogate'}, {DTYPES[dtype]}>"
-        if device == "cuda":
-            made[kind, reset, dtype] = f"&{function}"
-        else:
-            # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
-            name = f"{_row(neuron, surrogate)}_{kind}_{reset}_{dtype}"
-            made[kind, reset, dtype] = f"&{name}"
-            definitions.append(
-                f"SNNKERN_CPU_KERNEL void {name}(const KernelArgs& a, int64_t begin, int64_t end) {{\n  {function}(a, begin, end);\n}}\n"
-            )
+def _row(device: str, name: str, made: dict[Kernel, str]) -> str:
     rows = []
     for kind in PASSES:
         cells = ["{" + ", ".join(made.get((kind, r, d), "nullptr") for d in DTYPES) + "}" for r in RESETS]
         rows.append("    {" + ",\n     ".join(cells) + "},")
-    include = "multistep.cuh" if device == "cuda" else "multistep_cpu.h"
-    surrogate_include = f'#include "../../surrogates/{surrogate.name}.h"\n' if surrogate else ""
-    table_rows = "\n".join(rows)
-    return f"""{HEADER}#include "../../../{include}"
+    lines = "\n".join(rows)
+    kernel = {"cpu": "CpuKernel", "cuda": "CudaKernel"}[device]
+    return f"extern const Row<{kernel}> {name};\nconst Row<{kernel}> {name} = {{{{\n{lines}\n}}}};\n"
+
+
+def cuda_file(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> str:
+    """BPTT with a surrogate compiled in; or all kernels of a neuron that have none."""
+    made: dict[Kernel, str] = {}
+    for kernel in _kernels(PASSES, chosen):
+        name, reset, dtype = kernel
+        kind, is_backward = PASSES[name]
+        # float64 is for checking: the passes for tensors do for it.
+        if (kind == "" and dtype == "f64") or (kind == "" and is_backward) != (surrogate is not None):
+            continue
+        used = surrogate.__name__ if surrogate else "AnySurrogate" if is_backward or kind == "smooth" else "NoSurrogate"
+        function = "backward" if is_backward else "forward"
+        made[kernel] = f"&{function}<{struct_name(neuron, reset, kind)}, {used}, {DTYPES[dtype]}>"
+    stem = surrogate.name if surrogate else "any"
+    return f"""{HEADER}#include "../../../multistep.cuh"
 #include "../../neurons/{neuron.name}.h"
-{surrogate_include}
-namespace snnkern::{device} {{
+#include "../../surrogates/{stem}.h"
 
-{"".join(definitions)}
-extern const Row<{_kernel_type(device)}> {_row(neuron, surrogate)};
-const Row<{_kernel_type(device)}> {_row(neuron, surrogate)} = {{{{
-{table_rows}
-}}}};
+namespace snnkern::cuda {{
 
-}}  // namespace snnkern::{device}
+{_row("cuda", f"{neuron.name}_{surrogate.name if surrogate else 'shared'}", made)}
+}}  // namespace snnkern::cuda
 """
 
 
-def _kernel_type(device: str) -> str:
-    return {"cpu": "CpuKernel", "cuda": "CudaKernel"}[device]
+def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
+    """The kernels of a neuron on the CPU."""
+    made: dict[Kernel, str] = {}
+    definitions = ""
+    for kernel in _kernels(PASSES, chosen):
+        name, reset, dtype = kernel
+        kind, is_backward = PASSES[name]
+        function = "backward" if is_backward else "forward"
+        # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
+        made[kernel] = f"&{neuron.name}_{name}_{reset}_{dtype}"
+        definitions += (
+            f"SNNKERN_CPU_KERNEL void {made[kernel][1:]}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
+            f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
+        )
+    return f"""{HEADER}#include "../../../multistep_cpu.h"
+#include "../../neurons/{neuron.name}.h"
+
+namespace snnkern::cpu {{
+
+{definitions}
+{_row("cpu", f"{neuron.name}_kernels", made)}
+}}  // namespace snnkern::cpu
+"""
 
 
-def table(device: str, chosen: Selection) -> str:
-    """[neuron][0: forward, 1 + surrogate] -> row, or null where this build has none."""
-    kind = f"Row<{_kernel_type(device)}>"
-    declarations, lines = [], []
-    for n in NEURONS:
-        cells = []
-        for s in (None, *SURROGATES):
-            built = n in chosen.neurons and (s is None or s in chosen.surrogates)
-            cells.append(f"&{_row(n, s)}" if built else "nullptr")
-            if built:
-                declarations.append(f"extern const {kind} {_row(n, s)};")
-        lines.append(f"    {{{', '.join(cells)}}},")
-    newline = "\n"
+def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
+    """A surrogate for blocks of neurons."""
+    names: dict[str, list[str]] = {"gradient": [], "primitive": []}
+    definitions = ""
+    for function, made in names.items():
+        for dtype in SMOOTH_DTYPES:
+            if function == "primitive" and not surrogate.has_primitive():
+                made.append("nullptr")
+                continue
+            name, real = f"{surrogate.name}_{function}_{dtype}", DTYPES[dtype]
+            made.append(f"&{name}")
+            definitions += (
+                f"SNNKERN_CPU_KERNEL void {name}(const double* parameters, const void* u, void* out) {{\n"
+                f"  const {surrogate.__name__}<{real}> surrogate(parameters);\n"
+                f"  for_block<{real}>(u, out, [&]({real} x) SNNKERN_INLINE {{ return surrogate.{function}(x); }});\n}}\n"
+            )
+    rows = ", ".join("{" + ", ".join(made) + "}" for made in names.values())
+    return f"""{HEADER}#include "../../../multistep_cpu.h"
+#include "../../surrogates/{surrogate.name}.h"
+
+namespace snnkern::cpu {{
+
+{definitions}
+extern const CpuSurrogate {surrogate.name}_surrogate;
+const CpuSurrogate {surrogate.name}_surrogate = {{{rows}}};
+
+}}  // namespace snnkern::cpu
+"""
+
+
+def _table(kind: str, name: str, cells: Sequence[Sequence[str]]) -> str:
+    """An array, or an array of arrays, of pointers to things that other files define; or null."""
+    found = [cell for row in cells for cell in row if cell]
+    declarations = "".join(f"extern const {kind} {cell};\n" for cell in found)
+    rows = "".join(f"    {{{', '.join(f'&{cell}' if cell else 'nullptr' for cell in row)}}},\n" for row in cells)
+    size = f"[{len(cells)}][{len(cells[0])}]"
+    return f"{declarations}extern const {kind}* const {name}{size};\nconst {kind}* const {name}{size} = {{\n{rows}}};\n"
+
+
+def cpu_table(chosen: Selection) -> str:
+    """The kernels of each neuron, and each surrogate; null where this build has none."""
+    neurons = [[f"{n.name}_kernels" if n in chosen.neurons else ""] for n in NEURONS]
+    surrogates = [[f"{s.name}_surrogate" if s in chosen.surrogates else ""] for s in SURROGATES]
     return f"""{HEADER}#include "../registry.h"
 
-namespace snnkern::{device} {{
+namespace snnkern::cpu {{
 
-{newline.join(declarations)}
+{_table("Row<CpuKernel>", "kNeuronTable", neurons)}
+{_table("CpuSurrogate", "kSurrogateTable", surrogates)}
+}}  // namespace snnkern::cpu
+"""
 
-extern const {kind}* const kTable[{len(NEURONS)}][{len(SURROGATES) + 1}];
-const {kind}* const kTable[{len(NEURONS)}][{len(SURROGATES) + 1}] = {{
-{newline.join(lines)}
-}};
 
-}}  // namespace snnkern::{device}
+def cuda_table(chosen: Selection) -> str:
+    """[neuron][0: shared, 1 + surrogate] -> row, or null where this build has none."""
+    cells = [
+        [
+            f"{n.name}_{s.name if s else 'shared'}" if n in chosen.neurons and (not s or s in chosen.surrogates) else ""
+            for s in (None, *SURROGATES)
+        ]
+        for n in NEURONS
+    ]
+    return f"""{HEADER}#include "../registry.h"
+
+namespace snnkern::cuda {{
+
+{_table("Row<CudaKernel>", "kTable", cells)}
+}}  // namespace snnkern::cuda
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from .emit import arguments
+from .emit import arguments, tensor_parameters
 from .neurons import NEURONS, Flag, Float, Neuron, Range
 from .surrogates import SURROGATES
 
@@ -37,7 +37,7 @@ def _all(names: list[str]) -> str:
 def _kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
-    return "float | None" if p.name == "v_reset" else "float"
+    return "float | Tensor | None" if p.name == "v_reset" else "float | Tensor"
 
 
 # ---- surrogates -------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
     for t in neuron.learned:
         lines.append(
-            f"    {t.name}: {t.doc}; a tensor of one element, {t.range} (not checked on CUDA, where it would wait)"
+            f"    {t.name}: {t.doc}; a tensor that broadcasts against x_seq[0], {t.range} (not checked on CUDA, where it would wait)"
         )
     for s in neuron.states:
         start = f"{s.start}, or 0 with soft reset" if s.start == "v_reset" else s.start
@@ -105,6 +105,10 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
     for p in neuron.all_parameters():
         limits = f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
         lines.append(f"    {p.name}: {p.doc}{limits}")
+    lines += [
+        "    Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
+        "    the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
+    ]
     lines.append(
         "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
     )
@@ -136,7 +140,7 @@ _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate impor
 
 def functional_module() -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
-    text += "\nimport torch\nfrom torch import Tensor\n" + _SURROGATE_IMPORT
+    text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
     text += _all([function_name(n) for n in NEURONS])
     for n in NEURONS:
         values = []
@@ -149,9 +153,19 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        body = "".join(_take_tensor(p) for p in tensor_parameters(n))
+        body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, "", body)
     return text
+
+
+def _take_tensor(p: Float) -> str:
+    """The operator takes a number and, in its place, a tensor."""
+    value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
+    return (
+        f"    {p.symbol}_tensor: Tensor | None = None\n"
+        f"    if isinstance({p.name}, Tensor):\n        {p.name}, {p.symbol}_tensor = {p.default!r}, {value}\n"
+    )
 
 
 def reference_module() -> str:
@@ -193,15 +207,27 @@ def _range_code(r: Range) -> str:
     return f"Range({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
+def _transform(limits: Range) -> str:
+    """From a weight, which may be any number, to a parameter within its limits."""
+    if limits.low == 0:
+        return "sigmoid" if limits.high == 1 else "exp" if limits.high == float("inf") else "identity"
+    return "identity"
+
+
+def _module_kind(p: Float | Flag) -> str:
+    if isinstance(p, Flag):
+        return "bool"
+    return "Union[float, Tensor, None]" if p.name == "v_reset" else "Union[float, Tensor]"
+
+
 def nn_module() -> str:
     text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace(
         "from __future__ import annotations\n", ""
     )
-    text += "\nfrom typing import List, Optional\n\nimport torch\nfrom torch import Tensor\n\nfrom .._nn import MultiStep, check, initial_weight\n"
     text += (
-        "from .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\nfrom .surrogate import "
-        + SURROGATES[0].__name__
-        + "\n\n"
+        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
+        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\n"
+        f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
     for n in NEURONS:
@@ -209,35 +235,53 @@ def nn_module() -> str:
     return text
 
 
+def _set(p: Float, symbol_range: Range, weight: str, learn: str, default: float | None) -> str:
+    return (
+        f'        self._set("{p.name}", {p.name}, {_range_code(_module_range(p))}, learn={learn}, inverse={p.inverse is not None}, '
+        f'transform="{_transform(symbol_range)}", weight="{weight}", default={default!r})\n'
+    )
+
+
 def _module(neuron: type[Neuron]) -> str:
-    own = module_arguments(neuron)
-    learned_arguments = {t.argument for t in neuron.learned}
-    signature = "".join(f"        {p.name}: {_kind(p)} = {p.default!r},\n" for p in own)
+    starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
+    every = [*(t.argument for t in neuron.learned), *neuron.all_parameters()]
+    own, rest = module_arguments(neuron), [p for p in neuron.all_parameters() if p not in neuron.parameters]
+    learnable = [p for p in every if isinstance(p, Float) and p.name not in starts]
+    before = "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in own)
+    fired = [p for p in rest if isinstance(p, Float)]
+    before += "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in fired)
+    before += f"        surrogate: Surrogate = {SURROGATES[0].__name__}(),\n"
+    before += "        detach_reset: bool = False,\n        store_v_seq: bool = False,\n        *,\n"
+    before += "".join(f"        learn_{p.name}: bool = False,\n" for p in learnable)
+    before += "        channels: Optional[int] = None,\n"
+    sets = "        super().__init__(surrogate, detach_reset, store_v_seq, channels)\n"
+    for p in every:
+        if p.name in starts:
+            learned = starts[p.name]
+            inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
+            sets += _set(inverse, learned.range, learned.weight, "True", None)
+        elif isinstance(p, Float):
+            sets += _set(p, p.tensor_range, f"{p.name}_weight", f"learn_{p.name}", p.default)
+        elif p.name != "detach_reset":
+            sets += f"        self.{p.name} = {p.name}\n"
     states = [s.name for s in neuron.states]
-    sets = []
-    for p in own:
-        if isinstance(p, Float):
-            sets.append(f'        check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})')
-        if p not in learned_arguments:
-            value = f"float({p.name})" if isinstance(p, Float) else p.name  # TorchScript tells 2 from 2.0
-            sets.append(f"        self.{p.name} = {value}")
-    for t in neuron.learned:
-        sets.append(f"        self.{t.weight} = torch.nn.Parameter(initial_weight({t.argument.name}))")
+    tensors = {f"{p.symbol}_tensor": p.name for p in learnable}
+    symbols = {t.name: t for t in neuron.learned}
     values = []
     for a in arguments(neuron):
-        learned = [t for t in neuron.learned if t.name == a.name]
         if a.name == "x_seq":
             values.append("x_seq")
-        elif learned:
-            values.append(f"self.{learned[0].weight}.sigmoid()")
+        elif a.name in symbols:
+            values.append(
+                f"self._spread(self.{symbols[a.name].weight}, self._{symbols[a.name].argument.name}_transform, x_seq)"
+            )
+        elif a.name in tensors:
+            name = tensors[a.name]
+            values.append(f"self._value(self.{name}_weight, self._{name}_transform, x_seq)")
         elif a.name.endswith("_init"):
             values.append(f"self.{a.name.removesuffix('_init')}")
-        elif a.name == "surrogate":
-            values.append("self._surrogate_name")
-        elif a.name == "surrogate_params":
-            values.append("self._surrogate_params")
-        elif a.name == "spiking":
-            values.append("self._spiking")
+        elif a.name in ("surrogate", "surrogate_params", "spiking"):
+            values.append({"surrogate": "self._surrogate_name"}.get(a.name, f"self._{a.name}"))
         else:
             values.append(f"self.{a.name}")
     call = "".join(f"            {v},\n" for v in values)
@@ -247,6 +291,7 @@ def _module(neuron: type[Neuron]) -> str:
         for s in states
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
+    annotations += "    v_reset: Optional[float]\n    _channels: Optional[int]\n    _surrogate_params: List[float]\n"
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
     doc = [
         (neuron.__doc__ or "").strip(),
@@ -258,26 +303,32 @@ def _module(neuron: type[Neuron]) -> str:
         "",
         "Args:",
     ]
-    for p in (*own, *neuron.all_parameters()[len(neuron.parameters) :]):
+    for p in (*own, *rest):
         limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
         doc.append(f"    {p.name}: {p.doc}{limits}")
         if p.name == "v_reset":
             doc.append("    surrogate: stands for the derivative of the spike; see snnkern.surrogate")
-    doc.append("    store_v_seq: keep the potential after every step of the last call as .v_seq")
-    doc += ["", "Attributes:", "    v: the potential after the last call, [N, ...], or None; not in the state_dict."]
+    doc += [
+        "    store_v_seq: keep the potential after every step of the last call as .v_seq",
+        f"    {', '.join(f'learn_{p.name}' for p in learnable)}: learn this parameter, from the value given, within its limits",
+        "    channels: learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one value for all",
+        "A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
+        "",
+        "Attributes:",
+        "    v: the potential after the last call, [N, ...], or None; not in the state_dict.",
+    ]
     doc += [
         f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
         for t in neuron.learned
     ]
+    for p in learnable:
+        text = {"sigmoid": "sigmoid({})", "exp": "exp({})", "identity": "{}"}[_transform(p.tensor_range)]
+        doc.append(
+            f"    {p.name}_weight: the weight with learn_{p.name}, else None; {p.symbol} = {text.format(f'{p.name}_weight')}."
+        )
     doc += ["", f"Source: {neuron.source}."]
     docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
-    shown = [p.name for p in own if p not in learned_arguments] + [
-        "v_threshold",
-        "v_reset",
-        "detach_reset",
-        "store_v_seq",
-    ]
-    setters = "\n".join(sets)
+    shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
     return f'''
 
 class {neuron.module}(MultiStep):
@@ -287,20 +338,11 @@ class {neuron.module}(MultiStep):
     _state_names = ({", ".join(f'"{s}"' for s in states)},)
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
     # For TorchScript, which reads these and not the assignments.
-{annotations}    v_reset: Optional[float]
-    _surrogate_params: List[float]
-
+{annotations}
     def __init__(
         self,
-{signature}        v_threshold: float = 1.0,
-        v_reset: Optional[float] = 0.0,
-        surrogate: Surrogate = {SURROGATES[0].__name__}(),
-        detach_reset: bool = False,
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(v_threshold, v_reset, surrogate, detach_reset, store_v_seq)
-{setters}
-
+{before}    ) -> None:
+{sets}
     def forward(self, x_seq: Tensor) -> Tensor:
 {check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )

@@ -57,6 +57,13 @@ class Float:
     def symbol(self) -> str:
         return self.inverse or self.name
 
+    @property
+    def tensor_range(self) -> Range:
+        """The range of what the equations get."""
+        if self.inverse is None:
+            return self.range
+        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=True)
+
 
 @dataclass(frozen=True)
 class Flag:

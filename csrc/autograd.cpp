@@ -85,7 +85,7 @@ struct Backward : Node {
   template <class TensorAt, class IsWanted>
   static variable_list run(const NeuronSpec& neuron, variable_list grads, const std::vector<c10::IValue>& arguments,
                            const TensorAt& tensor_at, const IsWanted& is_wanted) {
-    const size_t inputs = 1 + neuron.learned + neuron.states;
+    const size_t inputs = neuron.differentiable();
     variable_list out(inputs);
     bool any = false;
     for (const Tensor& g : grads) any |= g.defined();
@@ -102,7 +102,7 @@ struct Backward : Node {
     }
     operators(neuron).backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
-      // An absent initial state is never wanted.
+      // What was not given is never wanted.
       if (is_wanted(i)) out[i] = stack[i].toTensor();
     }
     return out;
@@ -208,7 +208,7 @@ void autograd_of_backward(const NeuronSpec& neuron, Stack& stack) {
       std::string("snnkern.") + neuron.name +
           "_forward: double backward (create_graph=True) is not supported; snnkern.reference supports it",
       std::move(edges));
-  const int results = 1 + neuron.learned + neuron.states;
+  const int results = neuron.differentiable();
   for (int i = 0; i < results; ++i) {
     Tensor t = torch::jit::peek(stack, i, results).toTensor();
     torch::autograd::set_history(t, error);

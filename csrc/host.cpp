@@ -1,13 +1,14 @@
 #include "host.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/sum.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -21,8 +22,9 @@
 namespace snnkern {
 
 namespace cpu {
-extern const Row<CpuKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
-}
+extern const Row<CpuKernel>* const kNeuronTable[std::size(kNeurons)][1];
+extern const CpuSurrogate* const kSurrogateTable[std::size(kSurrogates)][1];
+}  // namespace cpu
 #ifdef SNNKERN_WITH_CUDA
 namespace cuda {
 extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
@@ -35,12 +37,19 @@ using at::Tensor;
 
 // ---- reading and checking the arguments ----------------------------------------------------------------------------
 
+// A parameter given as a tensor, or undefined; and its place among all parameters.
+struct Parameter {
+  int index;
+  Tensor tensor;
+  bool learned;  // one that is always a tensor
+};
+
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
   const NeuronSpec& neuron;
   std::string op;  // "lif_forward", for messages
   Tensor x;
-  c10::SmallVector<Tensor, 2> learned;
+  c10::SmallVector<Parameter, kMaxParams> parameters;
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
   Reset reset = kHard;
   Dtype dtype = kF32;
@@ -152,13 +161,23 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
               every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
 }
 
-void check_learned(const Call& call, const Argument& argument, const Tensor& t) {
+// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0].
+void check_parameter(const Call& call, const Argument& argument, const Tensor& t) {
   check_tensor(call, argument.name, t);
-  SNNKERN_CHECK(call, t.dim() <= 1 && t.sym_numel() == 1, argument.name, " must be a tensor of one element, got shape ",
-                t.sym_sizes());
-  if (!t.is_cpu() || t.is_meta()) return;  // a look at a CUDA tensor would wait for the device
-  const double value = t.scalar_type() == at::kDouble ? *t.const_data_ptr<double>() : t.to(at::kDouble).item<double>();
-  SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
+  const auto want = call.x.sym_sizes().slice(1), got = t.sym_sizes();
+  bool fits = got.size() <= want.size();
+  for (size_t d = 0; fits && d < got.size(); ++d) {
+    const c10::SymInt& size = got[got.size() - 1 - d];
+    fits = TORCH_GUARD_OR_FALSE(size.sym_eq(1)) || TORCH_GUARD_OR_TRUE(size.sym_eq(want[want.size() - 1 - d]));
+  }
+  SNNKERN_CHECK(call, fits, argument.name, " must broadcast against x_seq[0], ", want, "; got shape ", got);
+  const bool limited = argument.range.low != -kInfinity || argument.range.high != kInfinity;
+  if (!limited || !t.is_cpu() || t.is_meta() || t.numel() == 0)
+    return;  // a look at a CUDA tensor would wait for the device
+  for (const Tensor& extreme : {t.min(), t.max()}) {
+    const double value = extreme.to(at::kDouble).item<double>();
+    SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
+  }
 }
 
 // Kernels compute with the number in the state dtype, where it must not become infinite.
@@ -187,7 +206,7 @@ void read_surrogate_params(Call& call, const c10::IValue& value) {
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
-  int param = 0, flag = 0;
+  int param = 0, flag = 0, tensor = neuron.learned;
   for (const Argument& argument : neuron) {
     const c10::IValue& value = *values++;
     switch (argument.kind) {
@@ -196,9 +215,15 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         check_x(call);
         break;
       case Kind::kLearned:
-        call.learned.push_back(value.toTensor());
-        check_learned(call, argument, call.learned.back());
-        ++param;
+        call.parameters.push_back({param++, value.toTensor(), true});
+        check_parameter(call, argument, call.parameters.back().tensor);
+        break;
+      case Kind::kTensor:
+        call.parameters.push_back({tensor++, value.isNone() ? Tensor() : value.toTensor(), false});
+        if (value.isNone()) break;
+        check_parameter(call, argument, call.parameters.back().tensor);
+        SNNKERN_CHECK(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor", argument.name,
+                      " needs a hard reset: v_reset must be a number, got None");
         break;
       case Kind::kState:
         call.init.push_back(value.isNone() ? Tensor() : value.toTensor());
@@ -225,6 +250,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         break;
       case Kind::kSurrogate:
         call.surrogate = find_surrogate(call, value.toStringView());
+        call.args.surrogate_id = call.surrogate;
         break;
       case Kind::kSurrogateParams:
         read_surrogate_params(call, value);
@@ -302,33 +328,45 @@ const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() 
 
 // ---- look up and launch --------------------------------------------------------------------------------------------
 
-template <class Kernel>
-Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
-               Pass pass) {
-  const size_t neuron = &call.neuron - kNeurons;
-  const Row<Kernel>* row = table[neuron][pass == kForward ? 0 : call.surrogate + 1];
-  const Kernel kernel = row ? row->kernel[pass][call.reset][call.dtype] : nullptr;
-  SNNKERN_CHECK(call, kernel, "this build of snnkern leaves out ", call.neuron.name, ":",
+void check_built(const Call& call, bool built) {
+  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":",
                 kSurrogates[call.surrogate].name, ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
-  return kernel;
+}
+
+template <class Kernel>
+Kernel look_up(const Row<Kernel>* row, Pass pass, int reset, int dtype) {
+  return row ? row->kernel[pass][reset][dtype] : nullptr;
 }
 
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
-  const Pass pass =
-      call.spiking ? (is_backward ? kBackward : kForward) : (is_backward ? kSmoothBackward : kSmoothForward);
+  bool tensors = false;
+  for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
+  const Pass lean = is_backward ? kBackward : kForward;
+  const Pass whole = call.spiking ? (is_backward ? kTensorBackward : kTensorForward)
+                                  : (is_backward ? kSmoothBackward : kSmoothForward);
+  const size_t neuron = &call.neuron - kNeurons;
   if (call.x.is_cpu()) {
-    const CpuKernel kernel = look_up(call, cpu::kTable, pass);
+    const Row<CpuKernel>* row = cpu::kNeuronTable[neuron][0];
+    const CpuKernel kernel = look_up(row, tensors || !call.spiking ? whole : lean, call.reset, call.dtype);
+    const CpuSurrogate* surrogate = cpu::kSurrogateTable[call.surrogate][0];
+    check_built(call, kernel && (surrogate || (call.spiking && !is_backward)));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      kernel(args, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
+      kernel(args, surrogate, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
     });
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
-  const CudaKernel kernel = look_up(call, cuda::kTable, pass);
+  const auto& rows = cuda::kTable[neuron];
+  CudaKernel kernel = nullptr;
+  if (!tensors && call.spiking)
+    kernel = look_up(rows[is_backward ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
+  const bool built = rows[call.surrogate + 1] || (call.spiking && !is_backward);
+  if (!kernel && built) kernel = look_up(rows[0], whole, call.reset, call.dtype);
+  check_built(call, kernel);
   if (args.N == 0) return;
   const c10::Device device = call.x.device();
   void* stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
@@ -341,20 +379,42 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
 #endif
 }
 
-// Fills in what forward and backward share. The tensors named here must outlive the launch.
-void set_inputs(KernelArgs& args, const Tensor& x, c10::ArrayRef<Tensor> init, c10::ArrayRef<Tensor> learned) {
+// A parameter in the state dtype, in the storage order of x, as far as it differs between neurons: neuron n reads
+// element n / inner % size. Only one that varies along some dimensions, not along one between them, is copied out.
+ParamTensor param_tensor(Tensor& t, const Tensor& x) {
+  if (t.numel() == 1) {
+    t = t.to(state_type(x));
+    return {t.const_data_ptr(), 1, 1};
+  }
+  Tensor values = t.to(state_type(x));
+  while (values.dim() + 1 < x.dim()) values = values.unsqueeze(0);
+  c10::SmallVector<int64_t, 6> order;  // of the dimensions of a step, from the outermost
+  for (int64_t d = 0; d + 1 < x.dim(); ++d) order.push_back(d);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.stride(a + 1) > x.stride(b + 1); });
+  values = values.permute(order);
+  int64_t first = 0, last = values.dim() - 1, inner = 1;
+  while (values.size(first) == 1) ++first;
+  for (; values.size(last) == 1; --last) inner *= x.size(order[last] + 1);
+  std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
+  for (int64_t d = first; d <= last; ++d) sizes[d] = x.size(order[d] + 1);
+  t = values.expand(sizes).contiguous();
+  return {t.const_data_ptr(), inner, t.numel()};
+}
+
+// The initial states and parameters as kernels read them, and what else forward and backward share. The tensors of the
+// call must outlive the launch.
+void prepare(Call& call, const Tensor& x) {
+  KernelArgs& args = call.args;
   args.T = x.size(0);
   args.N = x.numel() / args.T;
   args.x = x.const_data_ptr();
-  for (size_t k = 0; k < init.size(); ++k) args.state_init[k] = read_ptr(init[k]);
-  for (size_t k = 0; k < learned.size(); ++k) args.learned[k] = learned[k].const_data_ptr();
-}
-
-// The initial states and learned parameters as kernels read them.
-void prepare(Call& call, const Tensor& x) {
-  const at::ScalarType type = state_type(x);
-  for (Tensor& t : call.init) t = laid_out(t, x, kStep, type);
-  for (Tensor& t : call.learned) t = t.to(type);
+  for (size_t k = 0; k < call.init.size(); ++k) {
+    call.init[k] = laid_out(call.init[k], x, kStep, state_type(x));
+    args.state_init[k] = read_ptr(call.init[k]);
+  }
+  if (args.N == 0) return;
+  for (Parameter& p : call.parameters)
+    if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p.tensor, x);
 }
 
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
@@ -370,7 +430,6 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   if (!x.is_meta()) {
     prepare(call, x);
     KernelArgs& args = call.args;
-    set_inputs(args, x, call.init, call.learned);
     args.spike = spikes.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
@@ -415,19 +474,20 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
 
   Tensor grad_x = empty(x, kSequence, x.scalar_type());
-  // A state that the user did not give has no gradient: an empty tensor stands for it.
+  // What the user did not give has no gradient: an empty tensor stands for it.
+  const auto gradient = [&](const Tensor& t) {
+    return t.defined() ? empty(x, kStep, type) : at::empty({0}, x.options().dtype(type));
+  };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (int k = 0; k < neuron.states; ++k)
-    grad_init.push_back(call.init[k].defined() ? empty(x, kStep, type) : at::empty({0}, x.options().dtype(type)));
-  c10::SmallVector<Tensor, 2> shares;  // each neuron's share of a learned parameter's gradient
-  for (int k = 0; k < neuron.learned; ++k) shares.push_back(empty(x, kStep, type));
-  const auto learned = call.learned;
+  for (const Tensor& t : call.init) grad_init.push_back(gradient(t));
+  c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
+  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor));
+  const auto given = call.parameters;
   if (!x.is_meta()) {
     prepare(call, x);
     grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
     for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
     KernelArgs& args = call.args;
-    set_inputs(args, x, call.init, call.learned);
     if (checkpoint_count(args.T) > 0) {
       if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
         checkpoints = layout.empty(x).copy_(checkpoints);
@@ -439,46 +499,57 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
       args.grad_state[k] = read_ptr(grad_states[k]);
       if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
     }
-    for (int k = 0; k < neuron.learned; ++k) args.grad_param[k] = shares[k].mutable_data_ptr();
+    for (size_t k = 0; k < given.size(); ++k)
+      if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
     launch(call, args, true);
   }
-  stack.emplace_back(std::move(grad_x));
-  for (int k = 0; k < neuron.learned; ++k) {
-    // The order of the sum is fixed by the shape, so the result is the same on every run.
-    stack.emplace_back(at::sum(shares[k]).reshape(learned[k].sizes()).to(learned[k].scalar_type()));
+  // The order of a sum is fixed by the shapes, so the result is the same on every run.
+  for (size_t k = 0; k < given.size(); ++k) {
+    const Tensor& t = given[k].tensor;
+    if (t.defined()) shares[k] = at::sum_to(shares[k], t.sym_sizes()).to(t.scalar_type());
   }
+  stack.emplace_back(std::move(grad_x));
+  for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
   for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
+  for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
 }
 
 namespace {
 
-template <class Kernel>
-void list(const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
-          std::vector<std::string>& out) {
+// What has_kernel(neuron, surrogate, reset, dtype) says is there.
+template <class HasKernel>
+std::vector<std::string> list(const HasKernel& has_kernel) {
+  std::vector<std::string> out;
   for (size_t n = 0; n < std::size(kNeurons); ++n) {
     for (size_t s = 0; s < std::size(kSurrogates); ++s) {
       for (int r = 0; r < kResets; ++r) {
         for (int d = 0; d < kDtypes; ++d) {
-          const Row<Kernel>* row = table[n][s + 1];
-          if (row && row->kernel[kBackward][r][d]) {
+          if (has_kernel(n, s, r, d))
             out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" +
                           kDtypeNames[d]);
-          }
         }
       }
     }
   }
+  return out;
 }
 
 }  // namespace
 
 std::vector<std::string> compiled_combinations(const std::string& device) {
-  std::vector<std::string> out;
-  if (device == "cpu") list(cpu::kTable, out);
+  if (device == "cpu") {
+    return list([](int n, int s, int r, int d) {
+      return cpu::kSurrogateTable[s][0] && look_up(cpu::kNeuronTable[n][0], kTensorBackward, r, d);
+    });
+  }
 #ifdef SNNKERN_WITH_CUDA
-  if (device == "cuda") list(cuda::kTable, out);
+  if (device == "cuda") {
+    return list([](int n, int s, int r, int d) {
+      return cuda::kTable[n][s + 1] && look_up(cuda::kTable[n][0], kTensorBackward, r, d);
+    });
+  }
 #endif
-  return out;
+  return {};
 }
 
 const char* cpu_instruction_set() {

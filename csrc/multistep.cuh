@@ -128,9 +128,38 @@ struct Lanes {
   }
 };
 
+// The parameters of a thread's neurons: the same for all, or, where one may be a tensor, those of its only neuron.
+template <class Neuron, class R, int V>
+struct Parameters {
+  typename Neuron::template Params<R> p;
+  R value[decltype(p)::kCount];  // of a tensor pass
+
+  __device__ __forceinline__ void load(const KernelArgs& a, int64_t first) {
+    if constexpr (Neuron::kTensors) {
+      static_assert(V == 1);
+#pragma unroll
+      for (int k = 0; k < decltype(p)::kCount; ++k) {
+        const ParamTensor& t = a.tensor[k];
+        value[k] = t.data ? static_cast<const R*>(t.data)[element(t, a.N, first)] : R(a.params[k]);
+      }
+      p.set(value);
+    } else {
+      p.load(a);
+    }
+  }
+
+ private:
+  // A division of 64 bits takes four times as long.
+  static __device__ __forceinline__ int64_t element(const ParamTensor& t, int64_t N, int64_t n) {
+    if (N > INT32_MAX) return n / t.inner % t.size;
+    return static_cast<uint32_t>(n) / static_cast<uint32_t>(t.inner) % static_cast<uint32_t>(t.size);
+  }
+};
+
 // The states that enter step t, a multiple of the checkpoint period.
-template <class R, int S, int V>
-__device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, int64_t t, int64_t first) {
+template <class Neuron, class R, int V, int S = Neuron::kStates>
+__device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, const Parameters<Neuron, R, V>& parameters,
+                                                       int64_t t, int64_t first) {
   Lanes<R, S, V> states;
 #pragma unroll
   for (int k = 0; k < S; ++k) {
@@ -138,6 +167,8 @@ __device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, int6
       states.load(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
     } else if (a.state_init[k]) {
       states.load(k, a.state_init[k], 0, a, first);
+    } else if (Neuron::kTensors && Neuron::start(k) >= 0) {
+      states.fill(k, parameters.value[Neuron::start(k)]);
     } else {
       states.fill(k, R(a.state_start[k]));
     }
@@ -159,14 +190,17 @@ __device__ __forceinline__ int steps_left(const KernelArgs& a, int64_t start, in
 // kAhead rows of the input are loaded while the kAhead rows before them are worked on.
 template <class Neuron, class Surrogate, class T, int V, int kAhead>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {
+    forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                   const Surrogate surrogate) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates;
   static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
-  p.load(a);
-  Lanes<R, S, V> states = entry_states<R, S, V>(a, 0, first);
+  Parameters<Neuron, R, V> parameters{common};
+  parameters.load(a, first);
+  const auto& p = parameters.p;
+  Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
     Column<T, V> column(a.x, start, a, first);
@@ -242,13 +276,16 @@ constexpr int kBlocks = sizeof(T) == 2 && Neuron::kTape == 1 ? 4 : 1;
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
 __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
-    backward_kernel(const KernelArgs a, typename Neuron::template Params<real_t<T>> p, const Surrogate surrogate) {
+    backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                    const Surrogate surrogate) {
   using R = real_t<T>;
-  constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kLearned;
+  constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kGradients;
   static_assert(C % kGroup == 0);
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
-  p.load(a);
+  Parameters<Neuron, R, V> parameters{common};
+  parameters.load(a, first);
+  const auto& p = parameters.p;
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
 #pragma unroll
@@ -272,7 +309,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
       x_row.down();
       grad_row.down();
     }
-    Lanes<R, S, V> states = entry_states<R, S, V>(a, start, first);
+    Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
     for (int group = 0; group < C; group += kGroup) {
@@ -336,10 +373,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
     }
   }
 #pragma unroll
-  for (int k = 0; k < S; ++k)
+  for (int k = 0; k < S; ++k) {
     if (a.grad_init[k]) grad.store(k, a.grad_init[k], 0, a, first);
+    if (Neuron::kTensors && !a.state_init[k] && Neuron::start(k) >= 0)
+      grad_param.row[Neuron::start(k)].lane[0] += grad.row[k].lane[0];
+  }
 #pragma unroll
-  for (int k = 0; k < L; ++k) grad_param.store(k, a.grad_param[k], 0, a, first);
+  for (int k = 0; k < L; ++k)
+    if (a.grad_param[k]) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
 // Whether every row of every tensor may be read in vectors of V.
@@ -394,10 +435,6 @@ bool wide_pays(const KernelArgs& a, int V) {
   return a.N / V >= kEnough * multiprocessors() && vectors_fit<T>(a, V);
 }
 
-// float64 and smooth passes are for checking: one neuron a thread does for them.
-template <class Neuron, class T>
-constexpr bool kNarrowOnly = Neuron::kSmooth || sizeof(T) == 8;
-
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
   using R = real_t<T>;
@@ -405,7 +442,7 @@ const char* forward(const KernelArgs& a, void* stream) {
   const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
     return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
   };
-  if constexpr (!kNarrowOnly<Neuron, T>) {
+  if constexpr (!Neuron::kTensors) {
     if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4>);
   }
   return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16>);
@@ -418,7 +455,7 @@ const char* backward(const KernelArgs& a, void* stream) {
   const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
     return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
   };
-  if constexpr (!kNarrowOnly<Neuron, T>) {
+  if constexpr (!Neuron::kTensors) {
     constexpr int kShort = 8 / sizeof(T);
     if (a.T <= 8 && wide_pays<T>(a, kShort))
       return run({kShort, kThreads}, backward_kernel<Neuron, Surrogate, T, kShort, 8>);

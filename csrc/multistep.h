@@ -7,9 +7,11 @@
 
 #ifdef __CUDACC__
 #define SNNKERN_FN __host__ __device__ __forceinline__
+#define SNNKERN_CALL __host__ __device__ __attribute__((noinline))
 #define SNNKERN_ROLLED _Pragma("unroll 1")  // the loop that follows stays a loop
 #else
 #define SNNKERN_FN inline __attribute__((always_inline))
+#define SNNKERN_CALL inline __attribute__((noinline))
 #define SNNKERN_ROLLED
 #endif
 
@@ -17,8 +19,9 @@ namespace snnkern {
 
 enum Reset { kHard, kSoft, kResets };
 enum Dtype { kF32, kF64, kF16, kBF16, kDtypes };
-// A smooth pass emits the surrogate's primitive in place of the spike.
-enum Pass { kForward, kBackward, kSmoothForward, kSmoothBackward, kPasses };
+// A tensor pass takes a value for each neuron where a parameter is a tensor, and has a gradient for every parameter. A
+// smooth pass is one that emits the surrogate's primitive in place of the spike.
+enum Pass { kForward, kBackward, kTensorForward, kTensorBackward, kSmoothForward, kSmoothBackward, kPasses };
 
 constexpr int kMaxStates = 4;   // states of a neuron
 constexpr int kMaxParams = 16;  // float and tensor parameters of a neuron
@@ -28,6 +31,12 @@ constexpr int kMaxSurrogateParams = 4;
 // The training forward keeps the states that enter steps 16, 32, ...; the backward recomputes the steps between from x.
 constexpr int64_t kCheckpointPeriod = 16;
 constexpr int64_t checkpoint_count(int64_t T) { return (T - 1) / kCheckpointPeriod; }
+
+// A parameter that is a tensor of the state dtype: neuron n reads element n / inner % size.
+struct ParamTensor {
+  const void* data;  // null: a number
+  int64_t inner, size;
+};
 
 // Sequences are [T, N] in storage order, states [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others
 // have the state dtype: float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient
@@ -46,11 +55,12 @@ struct KernelArgs {
   const void* grad_state[kMaxStates];  // laid out as state
   void* grad_x;
   void* grad_init[kMaxStates];
-  void* grad_param[kMaxParams];  // [N]: each neuron's share of a learned parameter's gradient
+  void* grad_param[kMaxParams];  // [N]: each neuron's share of a parameter's gradient
 
   double params[kMaxParams];
-  const void* learned[kMaxParams];  // one element of the state dtype
-  int64_t flags[kMaxFlags];         // 0 or -1
+  ParamTensor tensor[kMaxParams];
+  int64_t flags[kMaxFlags];  // 0 or -1
+  int32_t surrogate_id;
   double surrogate[kMaxSurrogateParams];
 };
 
@@ -104,9 +114,16 @@ struct NoSurrogate {
   explicit NoSurrogate(const KernelArgs&) {}
 };
 
+constexpr int64_t kCpuBlock = 1024;  // neurons that a CPU kernel works on at a time
+// out[i] = f(u[i]) for a block, with the parameters of a surrogate; u and out are float, or double.
+using CpuFunction = void (*)(const double* parameters, const void* u, void* out);
+// A surrogate on the CPU, [0] for float and [1] for double. A call for a block of neurons costs nothing, so the kernels
+// of a neuron are compiled once for all surrogates.
+struct CpuSurrogate {
+  CpuFunction gradient[2], primitive[2];
+};
 // A CPU kernel computes the neurons [begin, end); begin is a multiple of kCpuBlock.
-using CpuKernel = void (*)(const KernelArgs& args, int64_t begin, int64_t end);
-constexpr int64_t kCpuBlock = 1024;
+using CpuKernel = void (*)(const KernelArgs& args, const CpuSurrogate* surrogate, int64_t begin, int64_t end);
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
 

@@ -12,6 +12,8 @@
 #define SNNKERN_CPU_KERNEL
 #endif
 
+#define SNNKERN_INLINE __attribute__((always_inline))
+
 namespace snnkern::cpu {
 
 // The neurons [first, first + count) of a [T, N] sequence. A block shorter than kCpuBlock is worked on in a buffer.
@@ -54,55 +56,152 @@ SNNKERN_FN void fill(R* values, R value) {
   for (int64_t i = 0; i < kCpuBlock; ++i) values[i] = value;
 }
 
-template <class R, int S>
-SNNKERN_FN void load_initial(R (&state)[S][kCpuBlock], const KernelArgs& a, const Block& block) {
+// The parameters of a block: the same for all neurons, or rows with a value for each.
+template <class Neuron, class R>
+class Parameters {
+ public:
+  using Params = typename Neuron::template Params<R>;
+
+  explicit Parameters(const KernelArgs& a) : common_(a) {
+    if constexpr (!Neuron::kTensors) common_.load(a);
+  }
+
+  SNNKERN_FN void load(const KernelArgs& a, const Block& block) {
+    if constexpr (Neuron::kTensors) {
+      for (int k = 0; k < Params::kCount; ++k) {
+        const ParamTensor& t = a.tensor[k];
+        fill(row_[k], R(a.params[k]));
+        if (!t.data) continue;
+        const R* values = static_cast<const R*>(t.data);
+        int64_t j = block.first / t.inner % t.size, left = t.inner - block.first % t.inner;
+        for (int64_t i = 0; i < block.count; ++i) {
+          row_[k][i] = values[j];
+          if (--left > 0) continue;
+          left = t.inner;
+          if (++j == t.size) j = 0;
+        }
+      }
+    }
+  }
+
+  SNNKERN_FN Params operator[](int64_t i) const {
+    Params p = common_;
+    if constexpr (Neuron::kTensors) {
+      R value[Params::kCount];
+      for (int k = 0; k < Params::kCount; ++k) value[k] = row_[k][i];
+      p.set(value);
+    }
+    return p;
+  }
+
+  // Where a state starts: a parameter's row, or null for 0.
+  SNNKERN_FN const R* row(int k) const { return k < 0 ? nullptr : row_[k]; }
+
+ private:
+  Params common_;
+  alignas(64) R row_[Neuron::kTensors ? Params::kCount : 1][kCpuBlock];
+};
+
+// Two stand-ins for a surrogate, with which a neuron's step is taken apart at the spike: Asked notes where the step
+// asks for it, Given answers with what CpuSurrogate has made of a block of those.
+template <class R>
+struct Asked {
+  R* u;
+  SNNKERN_FN R gradient(R x) const { return *u = x; }
+  SNNKERN_FN R primitive(R x) const { return *u = x; }
+};
+template <class R>
+struct Given {
+  R slope, value;
+  SNNKERN_FN R gradient(R) const { return slope; }
+  SNNKERN_FN R primitive(R) const { return value; }
+};
+
+// The answers for a block.
+template <class R>
+class Answers {
+ public:
+  Answers(const KernelArgs& a, const CpuSurrogate* surrogate) : parameters_(a.surrogate), surrogate_(surrogate) {}
+
+  // step(i, asked): what asks, for each neuron; kAsks: for what.
+  template <int kAsks, class Step>
+  SNNKERN_FN void ask(const Step& step) {
+    if constexpr (kAsks) {
+      for (int64_t i = 0; i < kCpuBlock; ++i) step(i, Asked<R>{&u_[i]});
+      if constexpr (kAsks & 1) surrogate_->gradient[sizeof(R) == 8](parameters_, u_, slope_);
+      if constexpr (kAsks & 2) surrogate_->primitive[sizeof(R) == 8](parameters_, u_, value_);
+    }
+  }
+
+  template <int kAsks>
+  SNNKERN_FN Given<R> given(int64_t i) const {
+    Given<R> given = {};
+    if constexpr (kAsks & 1) given.slope = slope_[i];
+    if constexpr (kAsks & 2) given.value = value_[i];
+    return given;
+  }
+
+ private:
+  const double* parameters_;
+  const CpuSurrogate* surrogate_;
+  alignas(64) R u_[kCpuBlock], slope_[kCpuBlock], value_[kCpuBlock];
+};
+
+template <class Neuron, class R, int S>
+SNNKERN_FN void load_initial(R (&state)[S][kCpuBlock], const KernelArgs& a, const Parameters<Neuron, R>& p,
+                             const Block& block) {
   for (int k = 0; k < S; ++k) {
     fill(state[k], R(a.state_start[k]));
-    if (a.state_init[k]) block.load(state[k], a.state_init[k], 0, a.N);
+    if (a.state_init[k]) {
+      block.load(state[k], a.state_init[k], 0, a.N);
+    } else if (Neuron::kTensors && p.row(Neuron::start(k))) {
+      std::memcpy(state[k], p.row(Neuron::start(k)), sizeof(state[k]));
+    }
   }
 }
 
-// One time step of a block: the states advance in place.
-template <class Neuron, class Surrogate, class T, class R, int S>
-SNNKERN_FN void step(const typename Neuron::template Params<R>& p, const Surrogate& surrogate, const T* __restrict x,
-                     R (&__restrict state)[S][kCpuBlock], T* __restrict spike_row) {
-  for (int64_t i = 0; i < kCpuBlock; ++i) {
-    R s[S];
+// One time step of a block: the states advance in place. step(i, surrogate, state, out) makes numbers, keep(i, out)
+// stores them.
+template <int kAsks, int kOut, class R, int S, class Step, class Keep>
+SNNKERN_FN void advance(R (&__restrict state)[S][kCpuBlock], Answers<R>& answers, const Step& step, const Keep& keep) {
+  const auto run = [&](int64_t i, const auto& surrogate, R* s, R* out) SNNKERN_INLINE {
     for (int k = 0; k < S; ++k) s[k] = state[k][i];
-    spike_row[i] = from_real<T>(Neuron::template forward<R>(p, surrogate, to_real(x[i]), s));
+    step(i, surrogate, s, out);
+  };
+  answers.template ask<kAsks>([&](int64_t i, const Asked<R>& asked) SNNKERN_INLINE {
+    R s[S], out[kOut];
+    run(i, asked, s, out);
+  });
+  for (int64_t i = 0; i < kCpuBlock; ++i) {
+    R s[S], out[kOut];
+    run(i, answers.template given<kAsks>(i), s, out);
+    keep(i, out);
     for (int k = 0; k < S; ++k) state[k][i] = s[k];
   }
 }
 
-// The same, without the spikes and with a tape.
-template <class Neuron, class Surrogate, class T, class R, int S, int K>
-SNNKERN_FN void record(const typename Neuron::template Params<R>& p, const Surrogate& surrogate, const T* __restrict x,
-                       R (&__restrict state)[S][kCpuBlock], R (&__restrict tape)[K][kCpuBlock]) {
-  for (int64_t i = 0; i < kCpuBlock; ++i) {
-    R s[S], note[K];
-    for (int k = 0; k < S; ++k) s[k] = state[k][i];
-    Neuron::template record<R>(p, surrogate, to_real(x[i]), s, note);
-    for (int k = 0; k < S; ++k) state[k][i] = s[k];
-    for (int k = 0; k < Neuron::kTape; ++k) tape[k][i] = note[k];
-  }
-}
-
-template <class Neuron, template <class> class SurrogateOf, class T>
-SNNKERN_FN void forward(const KernelArgs& a, int64_t begin, int64_t end) {
+template <class Neuron, class T>
+SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int64_t begin, int64_t end) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates;
-  typename Neuron::template Params<R> p(a);
-  p.load(a);
-  const SurrogateOf<R> surrogate(a);
+  Parameters<Neuron, R> p(a);
+  Answers<R> answers(a, surrogate);
   alignas(64) R state[S][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, spike_buffer[kCpuBlock];
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block{first, end - first < kCpuBlock ? end - first : kCpuBlock};
-    load_initial(state, a, block);
+    p.load(a, block);
+    load_initial(state, a, p, block);
     for (int64_t t = 0; t < a.T; ++t) {
       if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0)
         for (int k = 0; k < S; ++k) block.store(a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a.N, state[k]);
-      step<Neuron>(p, surrogate, block.read(a.x, t, a.N, x_buffer), state, block.write(a.spike, t, a.N, spike_buffer));
+      const T* __restrict x = block.read(a.x, t, a.N, x_buffer);
+      T* __restrict spike = block.write(a.spike, t, a.N, spike_buffer);
+      advance<Neuron::kForwardAsks, 1>(
+          state, answers,
+          [&](int64_t i, const auto& s, R* v, R* out)
+              SNNKERN_INLINE { out[0] = Neuron::template forward<R>(p[i], s, to_real(x[i]), v); },
+          [&](int64_t i, const R* out) SNNKERN_INLINE { spike[i] = from_real<T>(out[0]); });
       block.commit(a.spike, t, a.N, spike_buffer);
       if (a.store_seq)
         for (int k = 0; k < S; ++k) block.store(a.state[k], t, a.N, state[k]);
@@ -113,48 +212,65 @@ SNNKERN_FN void forward(const KernelArgs& a, int64_t begin, int64_t end) {
 }
 
 // One step of BPTT of a block.
-template <class Neuron, class Surrogate, class T, class R, int S, int K, int L>
-SNNKERN_FN void step_back(const typename Neuron::template Params<R>& p, const Surrogate& surrogate,
-                          const R (&__restrict tape)[K][kCpuBlock], const T* __restrict grad_spike,
-                          R (&__restrict grad)[S][kCpuBlock], R (&__restrict grad_param)[L][kCpuBlock],
-                          T* __restrict grad_x) {
-  for (int64_t i = 0; i < kCpuBlock; ++i) {
-    R note[K], g[S], gp[L];
+template <class Neuron, class T, class R, int S, int K, int L>
+SNNKERN_FN void step_back(const Parameters<Neuron, R>& p, const R (&__restrict tape)[K][kCpuBlock],
+                          const T* __restrict grad_spike, R (&__restrict grad)[S][kCpuBlock],
+                          R (&__restrict grad_param)[L][kCpuBlock], T* __restrict grad_x, Answers<R>& answers) {
+  constexpr int kAsks = Neuron::kBackwardAsks;
+  const auto back = [&](int64_t i, const auto& surrogate, R gs, R* g, R* gp) SNNKERN_INLINE {
+    R note[K];
     for (int k = 0; k < Neuron::kTape; ++k) note[k] = tape[k][i];
+    return Neuron::template backward<R>(p[i], surrogate, note, gs, g, gp);
+  };
+  answers.template ask<kAsks>([&](int64_t i, const Asked<R>& asked) SNNKERN_INLINE {
+    R g[S] = {}, gp[L] = {};
+    back(i, asked, R(0), g, gp);
+  });
+  for (int64_t i = 0; i < kCpuBlock; ++i) {
+    R g[S], gp[L];
     for (int k = 0; k < S; ++k) g[k] = grad[k][i];
-    for (int k = 0; k < Neuron::kLearned; ++k) gp[k] = grad_param[k][i];
-    grad_x[i] = from_real<T>(Neuron::template backward<R>(p, surrogate, note, to_real(grad_spike[i]), g, gp));
+    for (int k = 0; k < Neuron::kGradients; ++k) gp[k] = grad_param[k][i];
+    grad_x[i] = from_real<T>(back(i, answers.template given<kAsks>(i), to_real(grad_spike[i]), g, gp));
     for (int k = 0; k < S; ++k) grad[k][i] = g[k];
-    for (int k = 0; k < Neuron::kLearned; ++k) grad_param[k][i] = gp[k];
+    for (int k = 0; k < Neuron::kGradients; ++k) grad_param[k][i] = gp[k];
   }
 }
 
-template <class Neuron, template <class> class SurrogateOf, class T>
-SNNKERN_FN void backward(const KernelArgs& a, int64_t begin, int64_t end) {
+template <class Neuron, class T>
+SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int64_t begin, int64_t end) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates, C = kCheckpointPeriod;
-  constexpr int K = Neuron::kTape > 0 ? Neuron::kTape : 1, L = Neuron::kLearned > 0 ? Neuron::kLearned : 1;
-  typename Neuron::template Params<R> p(a);
-  p.load(a);
-  const SurrogateOf<R> surrogate(a);
+  constexpr int K = Neuron::kTape > 0 ? Neuron::kTape : 1, L = Neuron::kGradients > 0 ? Neuron::kGradients : 1;
+  Parameters<Neuron, R> p(a);
+  Answers<R> answers(a, surrogate);
   alignas(64) R tape[C][K][kCpuBlock], state[S][kCpuBlock], grad[S][kCpuBlock], grad_param[L][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, grad_buffer[kCpuBlock] = {}, out_buffer[kCpuBlock];
   alignas(64) const T zeros[kCpuBlock] = {};
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block{first, end - first < kCpuBlock ? end - first : kCpuBlock};
+    p.load(a, block);
     for (int k = 0; k < S; ++k) {
       fill(grad[k], R(0));
       if (a.grad_state[k] && !a.store_seq) block.load(grad[k], a.grad_state[k], 0, a.N);
     }
-    for (int k = 0; k < Neuron::kLearned; ++k) fill(grad_param[k], R(0));
+    for (int k = 0; k < Neuron::kGradients; ++k) fill(grad_param[k], R(0));
 
     for (int64_t chunk = checkpoint_count(a.T); chunk >= 0; --chunk) {
       const int64_t start = chunk * C, steps = a.T - start < C ? a.T - start : C;
-      load_initial(state, a, block);
+      load_initial(state, a, p, block);
       if (chunk > 0)
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
-      for (int64_t j = 0; j < steps; ++j)
-        record<Neuron>(p, surrogate, block.read(a.x, start + j, a.N, x_buffer), state, tape[j]);
+      for (int64_t j = 0; j < steps; ++j) {
+        const T* __restrict x = block.read(a.x, start + j, a.N, x_buffer);
+        R(&__restrict notes)[K][kCpuBlock] = tape[j];
+        advance<Neuron::kRecordAsks, K>(
+            state, answers,
+            [&](int64_t i, const auto& s, R* v, R* out)
+                SNNKERN_INLINE { Neuron::template record<R>(p[i], s, to_real(x[i]), v, out); },
+            [&](int64_t i, const R* out) SNNKERN_INLINE {
+              for (int k = 0; k < Neuron::kTape; ++k) notes[k][i] = out[k];
+            });
+      }
       for (int64_t j = steps - 1; j >= 0; --j) {
         const int64_t t = start + j;
         if (a.store_seq) {
@@ -165,15 +281,28 @@ SNNKERN_FN void backward(const KernelArgs& a, int64_t begin, int64_t end) {
           }
         }
         const T* grad_spike = a.grad_spike ? block.read(a.grad_spike, t, a.N, grad_buffer) : zeros;
-        step_back<Neuron>(p, surrogate, tape[j], grad_spike, grad, grad_param,
-                          block.write(a.grad_x, t, a.N, out_buffer));
+        step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a.grad_x, t, a.N, out_buffer), answers);
         block.commit(a.grad_x, t, a.N, out_buffer);
       }
     }
-    for (int k = 0; k < S; ++k)
+    for (int k = 0; k < S; ++k) {
       if (a.grad_init[k]) block.store(a.grad_init[k], 0, a.N, grad[k]);
-    for (int k = 0; k < Neuron::kLearned; ++k) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
+      if constexpr (Neuron::kTensors) {
+        if (a.state_init[k] || Neuron::start(k) < 0) continue;
+        for (int64_t i = 0; i < kCpuBlock; ++i) grad_param[Neuron::start(k)][i] += grad[k][i];
+      }
+    }
+    for (int k = 0; k < Neuron::kGradients; ++k)
+      if (a.grad_param[k]) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
   }
+}
+
+// A surrogate's function for a block.
+template <class R, class Function>
+SNNKERN_FN void for_block(const void* u, void* out, const Function& function) {
+  const R* __restrict from = static_cast<const R*>(u);
+  R* __restrict to = static_cast<R*>(out);
+  for (int64_t i = 0; i < kCpuBlock; ++i) to[i] = function(from[i]);
 }
 
 }  // namespace snnkern::cpu

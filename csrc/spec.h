@@ -22,7 +22,7 @@ struct Range {
 // What the host does with an argument of an operator.
 enum class Kind {
   kInput,            // Tensor: x_seq
-  kLearned,          // Tensor of one element, with a gradient
+  kLearned,          // Tensor: a parameter with a gradient, one value or as many as kTensor
   kState,            // Tensor?: an initial state
   kFloat,            // float
   kFlag,             // bool
@@ -31,9 +31,10 @@ enum class Kind {
   kSurrogateParams,  // float[]?
   kStoreSeq,         // bool
   kSpiking,          // bool
+  kTensor,           // Tensor?: a parameter's value for each neuron, in the place of its number
 };
 constexpr bool is_differentiable(Kind kind) {
-  return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState;
+  return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor;
 }
 
 struct Argument {
@@ -51,6 +52,12 @@ struct NeuronSpec {
   int argument_count;
   const char *forward_schema, *train_schema, *backward_schema;
 
+  // How many arguments get a gradient.
+  int differentiable() const {
+    int count = 0;
+    for (const Argument& argument : *this) count += is_differentiable(argument.kind);
+    return count;
+  }
   const Argument* begin() const { return arguments; }
   const Argument* end() const { return arguments + argument_count; }
 };

@@ -41,7 +41,13 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
         def place(name: str) -> Any:
             if shard is None or name in empty:
                 return Replicate()
-            if name in operator.learned:
+            parameter = name.removeprefix("grad_")
+            if parameter in operator.parameters:
+                # It lies as x_seq[0] does, where it varies along that dimension; else each device has a part of its gradient.
+                value = values[parameter]
+                dim = shard - (values["x_seq"].ndim - 1 - value.ndim)
+                if dim >= 0 and value.shape[dim] != 1:
+                    return Shard(dim)
                 return Partial() if name in operator.results else Replicate()
             return Shard(first(name) + shard)
 

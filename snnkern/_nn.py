@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +18,11 @@ def check(module: str, name: str, value: Any, limits: Range) -> None:
         raise ValueError(f"snnkern.nn.{module}: {name} must be {limits}, got {value!r}")
 
 
-def initial_weight(inverse: float) -> Tensor:
-    """The weight w for which sigmoid(w) = 1 / inverse. Of shape [1], since FSDP does not shard scalars."""
-    return torch.tensor([-math.log(inverse - 1)])
+def _weight(value: Tensor, transform: str) -> Tensor:
+    """The weight from which `MultiStep._value` makes this value."""
+    if transform == "sigmoid":
+        return -(1 / value - 1).log()
+    return value.log() if transform == "exp" else value
 
 
 class MultiStep(torch.nn.Module):
@@ -29,28 +30,82 @@ class MultiStep(torch.nn.Module):
 
     _state_names: tuple[str, ...] = ()
     _shown: tuple[str, ...] = ()
+    _channels: int | None
 
-    def __init__(
-        self, v_threshold: float, v_reset: float | None, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
-    ) -> None:
+    def __init__(self, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool, channels: int | None) -> None:
         super().__init__()
         name = type(self).__name__
-        check(name, "v_threshold", v_threshold, Range())
-        if v_reset is not None:
-            check(name, "v_reset", v_reset, Range())
         if not isinstance(surrogate, Surrogate):
             raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
-        self.v_threshold = float(v_threshold)
-        self.v_reset = None if v_reset is None else float(v_reset)
+        if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
+            raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.surrogate = surrogate
         self.detach_reset = detach_reset
         self.store_v_seq = store_v_seq
         self._surrogate_name = surrogate.name
         self._surrogate_params = surrogate.params
         self._spiking = surrogate.spiking
+        self._channels = channels
         for state in self._state_names:
             setattr(self, state, None)
             setattr(self, f"{state}_seq", None)
+
+    def _set(
+        self,
+        name: str,
+        value: float | Tensor | None,
+        limits: Range,
+        *,
+        learn: bool,
+        inverse: bool,
+        transform: str,
+        weight: str,
+        default: float | None,
+    ) -> None:
+        """Stores a parameter: a number, a fixed tensor, or a weight that is learned."""
+        module = f"snnkern.nn.{type(self).__name__}"
+        transforms = f"_{name}_transform"
+        setattr(self, transforms, transform if learn else "")
+        if isinstance(value, Tensor):
+            if not value.is_floating_point() or not all(limits.holds(v) for v in value.detach().flatten().tolist()):
+                raise ValueError(f"{module}: {name} must be a tensor of floating-point values, each {limits}")
+        elif value is not None:
+            check(type(self).__name__, name, value, limits)
+        elif learn:
+            raise ValueError(f"{module}: learn_{name} needs a value of {name} to start from, got None")
+        if learn:
+            start = torch.as_tensor(value, dtype=torch.float64).detach()
+            if self._channels is not None:
+                start = start.expand(self._channels)
+            start = _weight(1 / start if inverse else start, transform)
+            if not start.isfinite().all():
+                raise ValueError(f"{module}: learn_{name} needs {name} within its limits, not at one, got {value!r}")
+            # Of shape [1] and not [], since FSDP does not shard scalars.
+            self.register_parameter(weight, torch.nn.Parameter(start.clone().reshape(start.shape or (1,)).float()))
+        elif isinstance(value, Tensor):
+            self.register_buffer(weight, (1 / value if inverse else value).detach().clone())
+        elif not hasattr(self, weight):
+            self.register_parameter(weight, None)
+        if default is not None or value is None:  # else the operator takes no number
+            setattr(self, name, default if isinstance(value, Tensor) else None if value is None else float(value))
+
+    def _value(self, weight: torch.Tensor | None, transform: str, x_seq: torch.Tensor) -> torch.Tensor | None:
+        """A parameter as the operator takes it, or None where it is a number."""
+        if weight is None:
+            return None
+        return self._spread(weight, transform, x_seq)
+
+    def _spread(self, weight: torch.Tensor, transform: str, x_seq: torch.Tensor) -> torch.Tensor:
+        if transform == "sigmoid":
+            weight = weight.sigmoid()
+        elif transform == "exp":
+            weight = weight.exp()
+        if transform != "" and self._channels is not None:
+            shape = [-1]
+            for _ in range(x_seq.dim() - 3):
+                shape.append(1)
+            weight = weight.reshape(shape)
+        return weight
 
     def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
         if state is not None and state.shape != x_seq.shape[1:]:

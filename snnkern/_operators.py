@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .codegen.emit import tensor_parameters
 from .codegen.neurons import NEURONS, Neuron
 
 
@@ -32,14 +33,14 @@ class Operator:
         return [r.name for r in self.overload._schema.returns]
 
     @functools.cached_property
-    def learned(self) -> set[str]:
-        """The learned parameters, which have no dimension of neurons, and their gradients."""
-        return {prefix + t.name for t in self.neuron.learned for prefix in ("", "grad_")}
+    def parameters(self) -> list[str]:
+        """Parameters that may be tensors: they broadcast against x_seq[0]."""
+        return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in tensor_parameters(self.neuron)]
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
-        """The gradients of initial states that were not given: they have no element."""
-        inits = [f"{s.name}_init" for s in self.neuron.states]
-        return {f"grad_{name}" for name in inits if values[name] is None}.intersection(self.results)
+        """The gradients of what was not given: they have no element."""
+        optional = [*(f"{s.name}_init" for s in self.neuron.states), *self.parameters]
+        return {f"grad_{name}" for name in optional if values[name] is None}.intersection(self.results)
 
     def complete(self, args: Sequence[Any]) -> list[Any]:
         """All arguments: the dispatcher leaves out those at the end that have their default value."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._parameters import inverse
 from ._surrogate import Surrogate
 from .codegen.neurons import NEURONS, Float, Step, blend
 
@@ -91,10 +92,12 @@ def multistep(
     def scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=x_seq.device)
 
-    p = SimpleNamespace(**{key: value.to(dtype).reshape(()) for key, value in learned.items()})
+    p = SimpleNamespace(**{key: value.to(dtype) for key, value in learned.items()})
     for q in neuron.all_parameters():
         value = parameters[q.name]
-        if isinstance(q, Float):
+        if isinstance(value, Tensor):
+            setattr(p, q.symbol, inverse(value, x_seq) if q.inverse else value.to(dtype))
+        elif isinstance(q, Float):
             value = 0.0 if value is None else value
             if not q.range.holds(value):
                 raise ValueError(f"{q.name} must be {q.range}, got {value}")

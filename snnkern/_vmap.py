@@ -20,13 +20,15 @@ def _rule(
     empty = operator.empty_results(values)
     to = tuple(None if name in empty else first(name) for name in operator.results)
 
+    given = {name for name in operator.parameters if values[name] is not None}
+
     def rank(name: str) -> int:
         return int(values[name].dim()) - (name in batched)
 
-    # A learned parameter has one value and one gradient a launch. And the operator refuses a tensor that lacks a
-    # dimension, which the batch must not make up for.
+    # A parameter that is a tensor has one value and one gradient a launch. And the operator refuses a tensor that lacks
+    # a dimension, which the batch must not make up for.
     if (
-        operator.learned & {*batched, *operator.results}
+        given & {*batched, *(name.removeprefix("grad_") for name in operator.results)}
         or rank("x_seq") < 2
         or any(rank(name) < first(name) for name in batched)
     ):
@@ -40,7 +42,7 @@ def _rule(
         ), to
 
     def whole(name: str, value: Any) -> Any:
-        if not isinstance(value, Tensor) or name in operator.learned:
+        if not isinstance(value, Tensor) or name in given:
             return value
         if name in batched:
             return value.movedim(batched[name], first(name))

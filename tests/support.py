@@ -151,7 +151,13 @@ def error(actual: Tensor, expected: Tensor, over_time: bool = False) -> float:
     return float(((a - e).abs() / scale.clamp(min=0.1)).max())
 
 
-def check_same(neuron: str, tensors: dict[str, Tensor], spikes_equal: bool = True, **options: Any) -> None:
+def check_same(
+    neuron: str,
+    tensors: dict[str, Tensor],
+    spikes_equal: bool = True,
+    parameter_tolerance: float | None = None,
+    **options: Any,
+) -> None:
     """The fused operator gives what the reference gives: values and every gradient."""
     values, grads = results(functional, neuron, tensors, **options)
     expected_values, expected_grads = results(reference, neuron, tensors, **options)
@@ -165,10 +171,10 @@ def check_same(neuron: str, tensors: dict[str, Tensor], spikes_equal: bool = Tru
             assert torch.equal(value, expected), "states differ"
         else:
             assert error(value, expected) <= TOLERANCE[state_dtype(dtype)]
-    learned = {t.name for t in neuron_class(neuron).learned}
     for name, expected in expected_grads.items():
-        limit = PARAMETER_TOLERANCE[expected.dtype] if name in learned else TOLERANCE[dtype]
-        if name not in learned and name != "x_seq":
+        is_parameter = name != "x_seq" and not name.endswith("_init")
+        limit = parameter_tolerance or PARAMETER_TOLERANCE[expected.dtype] if is_parameter else TOLERANCE[dtype]
+        if name.endswith("_init"):
             limit = max(TOLERANCE[expected.dtype], TOLERANCE[dtype] if dtype == torch.float64 else 0)
         found = error(grads[name], expected, over_time=name == "x_seq")
         assert found <= limit, f"gradient in {name}: relative error {found:.2e} > {limit:.0e}"

@@ -64,6 +64,12 @@ BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": H
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
+class ParamTensor(ctypes.Structure):
+    """ParamTensor of csrc/multistep.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("inner", ctypes.c_int64), ("size", ctypes.c_int64))
+
+
 class KernelArgs(ctypes.Structure):
     """KernelArgs of csrc/multistep.h."""
 
@@ -83,8 +89,9 @@ class KernelArgs(ctypes.Structure):
         ("grad_init", ctypes.c_void_p * 4),
         ("grad_param", ctypes.c_void_p * 16),
         ("params", ctypes.c_double * 16),
-        ("learned", ctypes.c_void_p * 16),
+        ("tensor", ParamTensor * 16),
         ("flags", ctypes.c_int64 * 4),
+        ("surrogate_id", ctypes.c_int32),
         ("surrogate", ctypes.c_double * 4),
     )
 
@@ -102,11 +109,12 @@ class HostCuda:
 
     def call(self, case: Case, args: KernelArgs, backward: bool, stream: int | None = None) -> str | None:
         """Launches a kernel; returns its error text."""
-        pass_name = ("" if case.spiking else "smooth_") + ("backward" if backward else "forward")
+        kind = "smooth_" if not case.spiking else "tensor_" if case.tensors or case.dtype == "f64" else ""
+        pass_name = kind + ("backward" if backward else "forward")
         error = self.library.host_cuda(
             NEURONS.index(case.neuron),
-            -1 if pass_name == "forward" else SURROGATES.index(case.surrogate),
-            emit.PASSES.index(pass_name),
+            SURROGATES.index(case.surrogate) if pass_name == "backward" else -1,
+            list(emit.PASSES).index(pass_name),
             RESETS.index(case.reset),
             list(DTYPES).index(case.dtype),
             ctypes.byref(args),
@@ -205,6 +213,7 @@ class Case:
     training: bool = True
     grad_spike: bool = True
     grad_state: bool = True
+    tensors: bool = False  # every parameter has a value for each neuron
 
     @property
     def type(self) -> torch.dtype:
@@ -240,10 +249,21 @@ class Inputs:
     learned: list[torch.Tensor]
     grad_spike: torch.Tensor
     grad_state: list[torch.Tensor]
+    tensors: dict[str, torch.Tensor]  # of the parameters that are not learned
+
+
+def floats_of(neuron: type[Neuron]) -> list[Any]:
+    return [*neuron.learned, *(p for p in neuron.all_parameters() if isinstance(p, Float))]
 
 
 def inputs_of(case: Case, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
+
+    def parameter(p: Any) -> torch.Tensor:
+        value = value_of(case, p.name, getattr(p, "default", 0.0)) or 0.0
+        value = 1 / value if getattr(p, "inverse", None) else value
+        factors = 1 - 0.1 * torch.rand((case.N,) if case.tensors else (), generator=generator, dtype=torch.float64)
+        return (value * (factors if case.tensors else 1.0 + 0 * factors)).to(case.state_type)
 
     def normal(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -251,9 +271,14 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
     return Inputs(
         x=normal((case.T, case.N), case.type) + 0.5,
         init=[normal((case.N,), case.state_type) for _ in case.neuron.states],
-        learned=[torch.tensor(value_of(case, p.name), dtype=case.state_type) for p in case.neuron.learned],
+        learned=[parameter(p) for p in case.neuron.learned],
         grad_spike=normal((case.T, case.N), case.type),
         grad_state=[normal(case.state_shape, case.state_type) for _ in case.neuron.states],
+        tensors={
+            f"{p.symbol}_tensor": parameter(p)
+            for p in emit.tensor_parameters(case.neuron)
+            if case.tensors and (p.name != "v_reset" or case.reset == "hard")
+        },
     )
 
 
@@ -275,6 +300,7 @@ def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
         "SurrogateParams": lambda _: None,
         "StoreSeq": lambda _: case.store_seq,
         "Spiking": lambda _: case.spiking,
+        "Tensor": inputs.tensors.get,
     }
     return [values[argument.kind](argument.name) for argument in schema_of(case.neuron)]
 
@@ -330,18 +356,21 @@ class Memory:
 def common_arguments(case: Case, inputs: Inputs, memory: Memory) -> KernelArgs:
     """What forward and backward share, as host.cpp fills it in."""
     args = KernelArgs(T=case.T, N=case.N, x=memory.input(inputs.x), store_seq=case.store_seq)
-    floats = [*case.neuron.learned, *(p for p in case.neuron.all_parameters() if isinstance(p, Float))]
-    for i, p in enumerate(floats):
+    args.surrogate_id = SURROGATES.index(case.surrogate)
+    for i, p in enumerate(floats_of(case.neuron)):
         if isinstance(p, Float):
             value = value_of(case, p.name, p.default) or 0.0
             args.params[i] = 1 / value if p.inverse else value
+            tensor = inputs.tensors.get(f"{p.symbol}_tensor")
+        else:
+            tensor = inputs.learned[i]
+        if tensor is not None:
+            args.tensor[i] = ParamTensor(memory.input(tensor), 1, tensor.numel())
     for i, value in enumerate(case.flags):
         args.flags[i] = -1 if value else 0
     for k, state in enumerate(case.neuron.states):
         args.state_start[k] = value_of(case, state.start) or 0.0
         args.state_init[k] = memory.input(inputs.init[k]) if case.init else None
-    for k, tensor in enumerate(inputs.learned):
-        args.learned[k] = memory.input(tensor)
     for i, p in enumerate(case.surrogate.parameters):
         args.surrogate[i] = p.default
     return args
@@ -378,13 +407,21 @@ def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: 
     shares = [memory.output((case.N,), case.state_type) for _ in case.neuron.learned]
     for k, share in enumerate(shares):
         args.grad_param[k] = share.data_ptr()
+    given = []
+    for i, p in enumerate(floats_of(case.neuron)):
+        if isinstance(p, Float):
+            tensor = inputs.tensors.get(f"{p.symbol}_tensor")
+            given.append(memory.output((0 if tensor is None else case.N,), case.state_type))
+            args.grad_param[i] = None if tensor is None else given[-1].data_ptr()
     assert host_cuda.call(case, args, backward=True) is None
     memory.check()
-    return [grad_x, *shares, *grad_init]
+    return [grad_x, *shares, *grad_init, *given]
 
 
 def summed(case: Case, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
     """The shares in learned parameters added up, as host.cpp does."""
+    if case.tensors:
+        return gradients
     last = 1 + len(case.neuron.learned)
     return [gradients[0], *(share.clone().sum() for share in gradients[1:last]), *gradients[last:]]
 
@@ -519,6 +556,44 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
 @each_dtype
 @each_reset
 @each_neuron
+def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    base = Case(neuron, reset, dtype, ATAN, tensors=True)
+    for backward, check_pass in ((False, check_forward), (True, check_backward)):
+        for seed, case in enumerate(line(base, backward)):
+            check_pass(host_cuda, case, seed)
+            assert host_cuda.variant() == NARROW
+
+
+@each_dtype
+@each_neuron
+def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron], dtype: str) -> None:
+    """A value for some neighbouring neurons, again and again, or one for all."""
+    base = Case(neuron, dtype=dtype, surrogate=ATAN, T=19, N=24, tensors=True)
+    whole = inputs_of(base)
+    for inner, size in ((1, 1), (2, 3), (1, 6), (4, 6), (24, 1)):
+        spread = {
+            name: t[:size].repeat_interleave(inner).repeat(24 // (inner * size)) for name, t in whole.tensors.items()
+        }
+        inputs = replace(whole, tensors=spread)
+        memory = Memory(0)
+        args = common_arguments(base, inputs, memory)
+        for i, p in enumerate(floats_of(neuron)):
+            if isinstance(p, Float):
+                few = memory.input(whole.tensors[f"{p.symbol}_tensor"][:size].contiguous())
+                args.tensor[i] = ParamTensor(few, inner, size)
+        spike = memory.output((base.T, base.N), base.type)
+        states = [memory.output(base.state_shape, base.state_type) for _ in neuron.states]
+        args.spike = spike.data_ptr()
+        for k, state in enumerate(states):
+            args.state[k] = state.data_ptr()
+        assert host_cuda.call(base, args, backward=False) is None
+        memory.check()
+        check(base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=True)
+
+
+@each_dtype
+@each_reset
+@each_neuron
 def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
     tiny, most = torch.finfo(DTYPES[dtype]).smallest_normal, torch.finfo(DTYPES[dtype]).max
     special = torch.tensor([math.inf, -math.inf, math.nan, -0.0, most, -most, tiny, tiny / 4], dtype=torch.float64)
@@ -543,6 +618,7 @@ def test_share_of_each_neuron_in_a_learned_gradient(host_cuda: HostCuda, neuron:
                 inputs.learned,
                 inputs.grad_spike[:, n : n + 1],
                 [t[..., n : n + 1] for t in inputs.grad_state],
+                {},
             )
             want = cpu_backward(replace(case, N=1), one, checkpoints[:, n : n + 1])[1 : 1 + len(neuron.learned)]
             assert all(same_bits(share[n], w) for share, w in zip(shares, want, strict=True)), (case, n)

@@ -14,7 +14,7 @@ import pytest
 from snnkern.codegen import emit, emit_python
 from snnkern.codegen.__main__ import differences, write
 from snnkern.codegen.expr import where
-from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range
+from snnkern.codegen.neurons import DETACH_RESET, RESETS, Float, Neuron, Range
 
 from support import COMBINATIONS, evaluate
 
@@ -56,12 +56,20 @@ def test_every_combination_has_forward_and_backward_kernels_on_both_devices() ->
     files = emit.files()
     for combination in COMBINATIONS:
         neuron, surrogate, reset, dtype = combination.split(":")
-        for device, ending in emit.DEVICES.items():
+        for device in ("cpu", "cuda"):
             n = next(n for n in emit.NEURONS if n.name == neuron)
             s = next(s for s in emit.SURROGATES if s.name == surrogate)
-            struct, ctype = emit.struct_name(n, reset, False), emit.DTYPES[dtype]
-            assert f"backward<{struct}, {s.__name__}, {ctype}>" in files[f"{device}/{neuron}/{surrogate}.{ending}"]
-            assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"{device}/{neuron}/forward.{ending}"]
+            ctype = emit.DTYPES[dtype]
+            if device == "cpu":  # compiled once for all surrogates
+                struct = emit.struct_name(n, reset, "")
+                for function in ("forward", "backward"):
+                    assert f"{function}<{struct}, {ctype}>" in files[f"cpu/neurons/{neuron}.cpp"]
+                assert f"{s.__name__}<double>" in files[f"cpu/surrogates/{surrogate}.cpp"]
+                continue
+            kind, used, stem = ("tensor", "AnySurrogate", "shared") if dtype == "f64" else ("", s.__name__, surrogate)
+            struct = emit.struct_name(n, reset, kind)
+            assert f"backward<{struct}, {used}, {ctype}>" in files[f"cuda/{neuron}/{stem}.cu"]
+            assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"cuda/{neuron}/shared.cu"]
 
 
 def test_same_bytes_under_any_hash_seed_and_a_second_run_writes_nothing(tree: Path) -> None:
@@ -97,7 +105,7 @@ def test_only(tree: Path) -> None:
     run(cwd=tree, SNNKERN_ONLY="lif:atan:hard:f32")
     made = contents(tree)
     assert "csrc/generated/cuda/lif/atan.cu" in made and "csrc/generated/cuda/if/atan.cu" not in made
-    assert b"double" not in made["csrc/generated/cpu/lif/atan.cpp"]
+    assert b"double>" not in made["csrc/generated/cpu/neurons/lif.cpp"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +148,7 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(emit, "NEURONS", more)
     monkeypatch.setattr(emit_python, "NEURONS", more)
     files = emit.files(emit.Selection(neurons=more))
-    assert "ToyHard" in files["cuda/toy/atan.cu"] and "ToySoft" in files["cpu/toy/sigmoid.cpp"]
+    assert "ToyHard" in files["cuda/toy/atan.cu"] and "ToySoft" in files["cpu/neurons/toy.cpp"]
     assert "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, float v_threshold=1." in files["registry.h"]
     python = emit_python.files()
     assert "def toy(" in python["functional.py"] and "class Toy(MultiStep)" in python["nn.py"]
@@ -151,8 +159,10 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("neuron", emit.NEURONS, ids=lambda n: n.name)
 def test_a_tape_holds_one_number_a_step(neuron: type[Neuron]) -> None:
     """And one for each learned parameter; x and the old state are two."""
-    tapes = re.findall(r"kTape = (\d+)", emit.neuron_header(neuron))
-    assert tapes == [str(1 + len(neuron.learned))] * 4  # hard and soft, spiking and smooth
+    header = emit.neuron_header(neuron)
+    for reset in RESETS:
+        struct = header.partition(f"struct {emit.struct_name(neuron, reset, '')} ")[2]
+        assert re.search(r"kTape = (\d+)", struct)[1] == str(1 + len(neuron.learned))
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -163,7 +173,7 @@ def test_derived_bptt_is_the_one_derived_by_hand(reset: str, detach: bool, decay
     neuron = next(n for n in emit.NEURONS if n.name == "plif")
     t = emit.trace(neuron, reset, False)
     var, gradient = emit.var, lambda u: 1.0 / (1.0 + u * u)
-    grads = emit.expr.backward([(t.spike, var("gs")), (t.new[0], var("gv"))], [t.x, *t.old, *t.learned])
+    grads = emit.expr.backward([(t.spike, var("gs")), (t.new[0], var("gv"))], [t.x, *t.old, t.floats[0]])
     for x, v in ((3.1, 0.4), (-0.7, 0.9), (1.2, -0.3)):
         gs, gv, decay, vth, vr = 0.7, -1.3, 0.35, 1.1, (-0.2 if reset == "hard" else 0.0)
         parameters = {

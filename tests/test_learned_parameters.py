@@ -1,0 +1,110 @@
+"""Modules learn any of their parameters: for a layer, a channel or a neuron, always within its limits."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from snnkern import functional, nn, surrogate
+from snnkern.codegen.emit import tensor_parameters
+
+from support import NEURON_NAMES, function, neuron_class, noise
+
+each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+
+
+def module(neuron: str) -> type[torch.nn.Module]:
+    made: type[torch.nn.Module] = getattr(nn, neuron_class(neuron).module)
+    return made
+
+
+@each_neuron
+def test_each_parameter_is_learned(neuron: str, device: str) -> None:
+    x = noise((12, 2, 3, 4, 5), torch.float32, 0, device)
+    for p in tensor_parameters(neuron_class(neuron)):
+        for channels in (None, 3):
+            layer = module(neuron)(**{f"learn_{p.name}": True}, channels=channels).to(device)
+            weight = getattr(layer, f"{p.name}_weight")
+            assert weight.shape == ((1,) if channels is None else (3,))
+            out = layer(x)
+            out.sum().backward()
+            assert weight.grad is not None and weight.grad.shape == weight.shape
+            value = weight.detach()
+            if p.inverse or p.range.low == 0:
+                value = value.sigmoid() if p.tensor_range.high == 1 else value.exp()
+            torch.testing.assert_close(1 / value if p.inverse else value, torch.full_like(value, p.default))
+            learned = [t.reshape(()) for t in [layer.w.sigmoid()[:1]]] if hasattr(layer, "w") else []
+            assert torch.equal(out, function(functional, neuron)(x, *learned)[0])
+
+
+@pytest.mark.parametrize("size", [1e-3, 3.0, 40.0])
+def test_a_time_constant_stays_above_1(size: float) -> None:
+    layer = nn.LIF(learn_tau=True, channels=50)
+    with torch.no_grad():
+        layer.tau_weight.copy_(noise((50,), torch.float32, 0, scale=size).clamp(-15, 15))
+        assert ((1 / layer.tau_weight.sigmoid()) > 1).all()
+        layer(torch.ones(3, 2, 50))
+
+
+def test_a_network_with_a_value_for_each_channel_learns() -> None:
+    torch.manual_seed(0)
+    x, target = torch.rand(8, 4, 6, 5, 5), torch.rand(4, 6)
+    layer = nn.LIF(learn_tau=True, learn_v_threshold=True, channels=6, surrogate=surrogate.ATan())
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(30):
+        nn.reset(layer)
+        loss = (layer(x).mean((0, 3, 4)) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert layer.tau_weight.unique().numel() == 6
+
+
+@each_neuron
+def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
+    x = noise((6, 2, 3, 4, 5), torch.float32, 0)
+    for p in tensor_parameters(neuron_class(neuron)):
+        given = torch.full((3, 1, 1), p.default)
+        fixed, learned = module(neuron)(**{p.name: given}), module(neuron)(**{p.name: given, f"learn_{p.name}": True})
+        name = f"{p.name}_weight"
+        assert name in dict(fixed.named_buffers()) and name in dict(learned.named_parameters())
+        assert getattr(learned, name).shape == (3, 1, 1)
+        assert torch.equal(fixed(x), module(neuron)()(x))
+        learned(x)
+
+
+@each_neuron
+def test_scripted_and_loaded(neuron: str) -> None:
+    x = noise((6, 2, 3, 4, 5), torch.float32, 0)
+    names = [f"learn_{p.name}" for p in tensor_parameters(neuron_class(neuron))]
+    layer = module(neuron)(**dict.fromkeys(names, True), channels=3)
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.script(layer), stream)
+    loaded = torch.jit.load(io.BytesIO(stream.getvalue()))
+    assert torch.equal(loaded(x), layer(x))
+    state = layer.state_dict()
+    fresh = module(neuron)(**dict.fromkeys(names, True), channels=3)
+    fresh.load_state_dict(state)
+    assert len(state) == len(names) + hasattr(layer, "w")
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="LIF: channels must be a positive integer or None, got 0"):
+        nn.LIF(channels=0)
+    with pytest.raises(ValueError, match="LIF: learn_v_reset needs a value of v_reset to start from, got None"):
+        nn.LIF(v_reset=None, learn_v_reset=True)
+    with pytest.raises(
+        ValueError, match="LIF: tau must be a tensor of floating-point values, each a finite number > 1"
+    ):
+        nn.LIF(tau=torch.tensor([2.0, 1.0]))
+    with pytest.raises(ValueError, match="LIF: tau must be a tensor of floating-point values"):
+        nn.LIF(tau=torch.tensor([2, 3]))
+    with pytest.raises(
+        RuntimeError, match=r"decay_tensor must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"
+    ):
+        nn.LIF(learn_tau=True, channels=3)(torch.ones(5, 2, 4))

@@ -1,0 +1,137 @@
+"""Every number of every neuron may be a tensor that broadcasts against x_seq[0], with a gradient."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor
+
+from snnkern import functional, reference, surrogate
+from snnkern.codegen.emit import tensor_parameters
+from snnkern.codegen.neurons import RESETS, Float
+
+from support import DTYPES, NEURON_NAMES, check_same, function, inputs, neuron_class, noise, operator, state_dtype
+
+each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_reset = pytest.mark.parametrize("reset", RESETS)
+STEP = (2, 3, 4, 5)  # [N, C, H, W]
+# What people train: a value for a layer, a channel, a neuron; and shapes for which a kernel has to be given a copy.
+SHAPES = [(), (1,), (3, 1, 1), (1, 3, 1, 1), (5,), (2, 1, 1, 1), (4, 1), STEP, (3, 4, 5), (3, 1, 5), (2, 1, 4, 1)]
+
+
+def value(p: Float, shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> Tensor:
+    """Values around the default, within the range of the parameter."""
+    around = p.default + 0.2 * noise(shape, torch.float64, seed).abs()
+    if p.range.high != float("inf"):
+        around = p.default - (around - p.default) * 0.2
+    return around.to(dtype).to(device)
+
+
+def numbers(neuron: str, reset: str) -> list[Float]:
+    return [p for p in tensor_parameters(neuron_class(neuron)) if p.name != "v_reset" or reset == "hard"]
+
+
+def options(neuron: str, reset: str) -> dict[str, Any]:
+    return {"surrogate": surrogate.ATan(), **({"v_reset": None} if reset == "soft" else {})}
+
+
+@each_reset
+@each_neuron
+def test_each_parameter_at_every_shape(neuron: str, reset: str, device: str) -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        tensors = inputs(neuron, (7, *STEP), torch.float64, device)
+        x = tensors["x_seq"].detach()
+        tensors["x_seq"] = x.flatten(0, 1).contiguous(memory_format=layout).unflatten(0, x.shape[:2])
+        for i, (p, shape) in enumerate(itertools.product(numbers(neuron, reset), SHAPES)):
+            given = {p.name: value(p, shape, torch.float64, device, i)}
+            check_same(neuron, {**tensors, **given}, parameter_tolerance=1e-9, **options(neuron, reset))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_reset
+@each_neuron
+def test_all_parameters_at_once(neuron: str, reset: str, dtype: str, device: str) -> None:
+    """With and without initial states, whose start may be a parameter; over several checkpoints."""
+    for steps, store_v_seq, init in ((1, False, True), (5, True, False), (37, False, False)):
+        tensors = inputs(neuron, (steps, *STEP), DTYPES[dtype], device)
+        if not init:
+            tensors = {name: t for name, t in tensors.items() if not name.endswith("_init")}
+        for i, p in enumerate(numbers(neuron, reset)):
+            tensors[p.name] = value(p, SHAPES[(i + steps) % len(SHAPES)], state_dtype(DTYPES[dtype]), device, i)
+        check_same(neuron, tensors, store_v_seq=store_v_seq, **options(neuron, reset))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@each_neuron
+def test_gradient_has_the_dtype_of_the_parameter(neuron: str, dtype: torch.dtype, device: str) -> None:
+    x = noise((4, 3, 5), torch.float32, 0, device)
+    learned = [torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned]
+    for p in numbers(neuron, "hard"):
+        t = value(p, (5,), dtype, device, 1).requires_grad_()
+        results = []
+        for module in (functional, reference):
+            outputs = function(module, neuron)(x, *learned, **{p.name: t})
+            (grad,) = torch.autograd.grad(outputs[0].sum() + outputs[1].sum(), t)
+            assert grad.dtype == dtype and grad.shape == t.shape
+            results.append(grad)
+        torch.testing.assert_close(*results)
+
+
+@each_neuron
+def test_a_tensor_equals_its_number(neuron: str, device: str) -> None:
+    tensors = inputs(neuron, (20, 3, 5), torch.float32, device)
+    plain = function(functional, neuron)(**tensors)
+    for p in numbers(neuron, "hard"):
+        given = function(functional, neuron)(**tensors, **{p.name: torch.tensor(p.default, device=device)})
+        assert all(torch.equal(a, b) for a, b in zip(plain, given, strict=True)), p.name
+
+
+@each_neuron
+def test_the_same_bits_on_every_run(neuron: str, device: str) -> None:
+    tensors = inputs(neuron, (20, 64, 3, 50), torch.float32, device)
+    given = {p.name: value(p, (3, 1), torch.float32, device, 0).requires_grad_() for p in numbers(neuron, "hard")}
+    runs = []
+    for _ in range(3):
+        outputs = function(functional, neuron)(**tensors, **given)
+        runs.append(torch.autograd.grad(sum(o.sum() for o in outputs), list(given.values())))
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_no_recompilation_when_a_value_changes() -> None:
+    counter = torch._dynamo.testing.CompileCounter()
+    run = torch.compile(lambda x, tau: functional.lif(x, tau=tau)[0], backend=counter, fullgraph=True)
+    for tau in (1.5, 2.0, 3.0):
+        x, t = torch.randn(4, 3), torch.tensor(tau)
+        assert torch.equal(run(x, t), functional.lif(x, tau=t)[0])
+    assert counter.frame_count == 1
+
+
+def test_errors_name_the_parameter(device: str) -> None:
+    x = torch.zeros(3, 2, 4, device=device)
+    with pytest.raises(
+        RuntimeError, match=r"v_threshold_tensor must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"
+    ):
+        functional.lif(x, v_threshold=torch.ones(3, device=device))
+    with pytest.raises(RuntimeError, match=r"v_threshold_tensor must broadcast .* got shape \[1, 1, 1, 4\]"):
+        functional.lif(x, v_threshold=torch.ones(1, 1, 1, 4, device=device))
+    with pytest.raises(
+        RuntimeError, match="v_threshold_tensor must be float32, float64, float16 or bfloat16, got Long"
+    ):
+        functional.lif(x, v_threshold=torch.ones(4, dtype=torch.int64, device=device))
+    with pytest.raises(RuntimeError, match="v_reset_tensor needs a hard reset: v_reset must be a number, got None"):
+        operator("lif")(x, v_reset=None, v_reset_tensor=torch.zeros(4, device=device))
+    with pytest.raises(RuntimeError, match=r"decay must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"):
+        functional.plif(x, torch.full((3,), 0.5, device=device))
+
+
+def test_values_out_of_range_are_refused_on_the_cpu() -> None:
+    x = torch.zeros(3, 2, 4)
+    with pytest.raises(RuntimeError, match="decay_tensor must be a finite number > 0 and <= 1, got 2"):
+        functional.lif(x, tau=torch.tensor([0.5, 2.0, 2.0, 2.0]))
+    with pytest.raises(RuntimeError, match="decay must be a finite number > 0 and <= 1, got -1"):
+        functional.plif(x, torch.tensor([0.5, 0.5, -1.0, 0.5]))
