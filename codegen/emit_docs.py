@@ -144,7 +144,9 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _math(lines: Iterable[str]) -> str:
-    return "```{math}\n" + " \\\\\n".join(lines) + "\n```"
+    """Lines of LaTeX as one formula, aligned at &."""
+    aligned = " \\\\\n".join(lines)
+    return f"```{{math}}\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n```"
 
 
 def _readme_section(after: str, before: str) -> str:

@@ -33,7 +33,7 @@ napoleon_use_ivar = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"snnkern {release}"
-html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc"], "header_links_before_dropdown": 7}
+html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc"]}
 html_sidebars = {"*": [], "generated/surrogates": []}  # pages that have none below them
 html_show_sourcelink = False
 html_copy_source = False
