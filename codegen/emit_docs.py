@@ -94,7 +94,9 @@ def neuron_page(neuron: type[Neuron]) -> str:
         f"Source: {neuron.source}.",
         "## Equations",
         _math(latex_step(step_equations(neuron), names, states)),
-        "x is the input, h the potential before firing, s the spike; t is the time step.",
+        "x is the input, h the potential before firing and reset, s the spike; t is the time step."
+        if "v_threshold" in names
+        else "x is the input; t is the time step.",
         "## Response",
         f"`nn.{neuron.module}()` with its defaults, while a constant current flows and after.",
         f"![Response of {neuron.module} to a step current](../figures/{neuron.name}.svg)",
@@ -145,7 +147,7 @@ def _list(names: Iterable[str]) -> str:
 
 def _math(lines: Iterable[str]) -> str:
     """Lines of LaTeX as one formula, aligned at &."""
-    aligned = " \\\\\n".join(lines)
+    aligned = " \\\\[0.4em]\n".join(lines)
     return f"```{{math}}\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n```"
 
 

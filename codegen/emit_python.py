@@ -84,16 +84,17 @@ def _signature(neuron: type[Neuron]) -> list[str]:
 
 
 def step_equations(neuron: type[Neuron]) -> list[str]:
-    """A neuron's equations, then those of firing and reset that it has the parameters for and does not state itself."""
+    """All equations of a step: a neuron's own, and after its h those of firing and reset that it does not state itself."""
     parameters = {p.name for p in neuron.all_parameters()}
-    own = {e.split("=")[0].strip() for e in neuron.equations}
-    lines = list(neuron.equations)
+    own = [e.split("=")[0].strip() for e in neuron.equations]
+    added = []
     if "s" not in own and "v_threshold" in parameters:
-        lines.append("s = 1 if h >= v_threshold else 0")
+        added.append("s = 1 if h >= v_threshold else 0")
     if "v" not in own and "v_reset" in parameters:
-        lines.append("v = v_reset if s == 1 else h   (hard reset)")
-        lines.append("v = h - s * v_threshold   (soft reset, v_reset=None)")
-    return lines
+        added.append("v = v_reset if s == 1 else h   (hard reset)")
+        added.append("v = h - s * v_threshold   (soft reset, v_reset=None)")
+    charged = max((i for i, target in enumerate(own, 1) if target in ("h", "s")), default=len(own))
+    return [*neuron.equations[:charged], *added, *neuron.equations[charged:]]
 
 
 def _docstring(neuron: type[Neuron], intro: str) -> str:

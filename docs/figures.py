@@ -92,7 +92,7 @@ def _response(neuron: type[Neuron], path: Path) -> None:
 def _curves(surrogate: type[Surrogate], path: Path) -> None:
     """The gradient, and beside it the primitive, over the step that it stands for."""
     default = getattr(snnkern.surrogate, surrogate.__name__)()
-    x = torch.linspace(-3, 3, 1201, dtype=torch.float64)
+    x = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     columns = 1 + surrogate.has_primitive()
     figure, axes = plt.subplots(1, columns, figsize=(3.5 * columns, 2.4), layout="constrained", squeeze=False)
     axes[0, 0].plot(x, default.gradient(x))

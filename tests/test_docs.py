@@ -82,9 +82,9 @@ def test_the_equations_of_a_neuron_are_what_it_computes(name: str, reset: str) -
             for line in step_equations(neuron):
                 equation = read_equation(line)
                 if _applies(equation.note, flags, reset):
-                    # An alternative to the line before starts from the same values.
-                    seen = {**scope, equation.target: before.get(equation.target, math.nan)}
-                    scope[equation.target] = compute(equation.formula, seen)
+                    # An alternative to the line before starts from the same old state.
+                    old_state = {key: before[key] for key in (equation.target,) if key in before}
+                    scope[equation.target] = compute(equation.formula, {**scope, **old_state})
             for s, expected in zip(neuron.states, new, strict=True):
                 assert scope[s.name] == pytest.approx(float(expected), rel=1e-9, abs=1e-9), s.name
             if "s" in scope:
