@@ -25,12 +25,13 @@ CPU_ONLY := nvcc was not found: building snnkern for the CPU only (SNNKERN_CUDA=
 endif
 endif
 
-.PHONY: help demo test lint sanitize clean FORCE
+.PHONY: help demo test docs lint sanitize clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train a spiking network on handwritten digits; the picture goes to demo/ (DEMO_ARGS=...)"
 	@echo "make test    run the tests (PYTEST_ARGS=...)"
+	@echo "make docs    build the documentation; it goes to docs/_build/html"
 	@echo "make lint    check style and types"
 	@echo "make sanitize  run the CPU tests over a library built with AddressSanitizer and UBSan (needs cmake)"
 	@echo "make clean   delete everything that was made, $(VENV) too"
@@ -47,6 +48,11 @@ demo: $(VENV)/demo.done
 # Not `python -m pytest`: that puts the source folder, which has no compiled library, in front of the installed package.
 test: $(VENV)/test.done
 	$(BIN)/pytest -q $(PYTEST_ARGS)
+
+# Sphinx finds the installed package, and a warning is an error.
+docs: $(VENV)/docs.done
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+	@echo "the documentation is docs/_build/html/index.html"
 
 lint: $(VENV)/lint.done
 	$(BIN)/ruff check .
@@ -73,7 +79,7 @@ sanitize: $(VENV)/test.done
 	  $(BIN)/pytest -q -m "not gpu" $(NOT_SANITIZED:%=--ignore tests/test_%.py) $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist snnkern.egg-info demo csrc/generated snnkern/_generated .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist snnkern.egg-info demo docs/_build docs/generated csrc/generated snnkern/_generated .hypothesis .mypy_cache .ruff_cache
 
 # Below, a .done file says that a step went well. It is the last thing a step writes, so a failed one is done again.
 # A .settings file changes only when its text does: whoever asks for another torch gets it, without a `make clean`.
@@ -97,6 +103,6 @@ $(VENV)/build.done: $(VENV)/torch.done $(VENV)/build.settings $(SOURCES)
 	@touch $@
 
 # What pyproject.toml lists for each purpose. snnkern is there already, so pip adds only what it lacks.
-$(VENV)/demo.done $(VENV)/test.done $(VENV)/lint.done: $(VENV)/build.done
+$(VENV)/demo.done $(VENV)/test.done $(VENV)/docs.done $(VENV)/lint.done: $(VENV)/build.done
 	$(PIP) install "snnkern[$(basename $(@F))]"
 	@touch $@

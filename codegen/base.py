@@ -192,7 +192,7 @@ class CKernel:
         """Raises TypeError unless every value is of its parameter's type.
 
         torch.float or np.float32 go with float, torch.half or np.float16 with half2, torch.int with int. For a scalar
-        parameter, also a number: a whole one (np.int_ as well) for int.
+        parameter, also a number: a whole one (``np.int_`` as well) for int.
         """
         for name, given in py_dict.items():
             base, suffix = _ctype(self.cparams[name])

@@ -303,7 +303,7 @@ def neg(y: str | None, x: str, dtype: str) -> str:
 
 
 def abs(y: str | None, x: str, dtype: str) -> str:
-    """y = |x|"""
+    """y = ``|x|``"""
     return code(y, operand(x).abs(), dtype)
 
 
@@ -413,7 +413,7 @@ def atan_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
 
 
 def piecewise_leaky_relu_backward(y: str | None, x: str, w: float, c: float, dtype: str) -> str:
-    """y = 1/w for |x| <= w, else c: twice as high as snnkern.surrogate.PiecewiseLeakyReLU, as it has always been here"""
+    """y = 1/w for ``|x| <= w``, else c: twice as high as snnkern.surrogate.PiecewiseLeakyReLU, as it has always been here"""
     _check_range(surrogates.PiecewiseLeakyReLU, {"w": w, "c": c})
     gradient: Expr = where(operand(x).abs() <= lift(w), 1 / lift(w), lift(c))
     return code(y, gradient, dtype, "piecewise_leaky_relu_backward")
@@ -425,7 +425,7 @@ def s2nn_backward(y: str | None, x: str, alpha: float, beta: float, dtype: str) 
 
 
 def q_pseudo_spike_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = (1 + 2|x| / (alpha - 1))^-alpha"""
+    """y = ``(1 + 2|x| / (alpha - 1))^-alpha``"""
     return surrogate_backward(surrogates.QPseudoSpike, y, x, dtype, alpha=alpha)
 
 

@@ -1,10 +1,14 @@
-"""Pure: the specification -> the tables of the README."""
+"""Pure: the specification -> the tables of the README, and the pages on neurons and surrogates of the documentation."""
 
 from __future__ import annotations
 
-from .emit_python import function_name, module_arguments
-from .neurons import NEURONS
-from .surrogates import SURROGATES
+from collections.abc import Iterable
+from typing import Any
+
+from .emit_python import function_name, module_arguments, step_equations
+from .formula import latex, latex_step
+from .neurons import NEURONS, Neuron, Range
+from .surrogates import SURROGATES, Surrogate
 
 
 def neuron_table() -> str:
@@ -50,3 +54,123 @@ def readme(text: str) -> str:
             raise ValueError(f"the README must have a place <!-- {name} --> ... <!-- /{name} --> for a table")
         text = f"{before}{opening}{table()}\n{closing}{after}"
     return text
+
+
+# ---- pages: Markdown for MyST, each with a figure that docs/figures.py draws ------------------------------------------
+
+
+def pages() -> dict[str, str]:
+    """Every generated page, by its path below docs/generated."""
+    return {
+        "neurons/index.md": neuron_index(),
+        **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
+        "surrogates.md": surrogate_page(),
+    }
+
+
+def neuron_index() -> str:
+    return _text(
+        "# Neurons",
+        _readme_section("## Neurons", "<!-- neurons -->"),
+        "\n".join(f"* [{n.module}]({n.name}.md): {(n.__doc__ or '').strip()}" for n in NEURONS),
+        _readme_section("<!-- /neurons -->", "## Kernels of your own"),
+        "```{toctree}\n:hidden:\n\n" + "\n".join(n.name for n in NEURONS) + "\n```",
+    )
+
+
+def neuron_page(neuron: type[Neuron]) -> str:
+    """The page of one neuron: equations, states, parameters, source, and its response to a step current."""
+    names = [name for p in neuron.all_parameters() for name in (p.name, getattr(p, "symbol", p.name))]
+    names += [name for t in neuron.learned for name in (t.name, t.weight)]
+    states = [s.name for s in neuron.states]
+    function = function_name(neuron)
+    starts = {"v_reset": "`v_reset`; 0 with soft reset", "0": "0"}
+    arguments = [t.argument for t in neuron.learned]
+    return _text(
+        f"# {neuron.module}",
+        (neuron.__doc__ or "").strip(),
+        f"{{py:class}}`snnkern.nn.{neuron.module}`, {{py:func}}`snnkern.functional.{function}`, "
+        f"{{py:func}}`snnkern.reference.{function}`, `torch.ops.snnkern.{neuron.name}_forward`",
+        f"Source: {neuron.source}.",
+        "## Equations",
+        _math(latex_step(step_equations(neuron), names, states)),
+        "x is the input, h the potential before firing and reset, s the spike; t is the time step."
+        if "v_threshold" in names
+        else "x is the input; t is the time step.",
+        "## Response",
+        f"`nn.{neuron.module}()` with its defaults, while a constant current flows and after.",
+        f"![Response of {neuron.module} to a step current](../figures/{neuron.name}.svg)",
+        "## States",
+        _table(
+            ("state", "meaning", "where it starts"),
+            ((f"`{s.name}`", s.doc, starts.get(s.start, f"`{s.start}`")) for s in neuron.states),
+        ),
+        "## Parameters",
+        _parameter_table([*neuron.learned, *neuron.all_parameters()]),
+        f"The module takes, in place of {_list(t.name for t in neuron.learned)}:" if arguments else "",
+        _parameter_table(arguments) if arguments else "",
+    )
+
+
+def surrogate_page() -> str:
+    """The page of all surrogates: gradient, primitive, parameters, source and curves."""
+    parts = ["# Surrogates", _readme_section("## Surrogates", "<!-- surrogates -->")]
+    parts.append("Below, g is the gradient and f the primitive; the curves are those of the default parameters.")
+    for s in SURROGATES:
+        parts += _surrogate_section(s)
+    return _text(*parts)
+
+
+def _surrogate_section(surrogate: type[Surrogate]) -> list[str]:
+    known = ["x", *(p.name for p in surrogate.parameters)]
+    formulas = [rf"g(x) &= {latex(surrogate.gradient_text, known)}"]
+    if surrogate.has_primitive():
+        formulas.append(rf"f(x) &= {latex(surrogate.primitive_text, known)}")
+    return [
+        f"## {surrogate.__name__}",
+        f'{{py:class}}`snnkern.surrogate.{surrogate.__name__}`, `surrogate="{surrogate.name}"` in operators',
+        f"Source: {surrogate.source}." if surrogate.source else "",
+        _math(formulas),
+        "" if surrogate.has_primitive() else "It has no primitive.",
+        _parameter_table(surrogate.parameters) if surrogate.parameters else "It has no parameters.",
+        f"![Curve of {surrogate.__name__}](figures/surrogate_{surrogate.name}.svg)",
+    ]
+
+
+def _text(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _math(lines: Iterable[str]) -> str:
+    """Lines of LaTeX as one formula, aligned at &."""
+    aligned = " \\\\[0.4em]\n".join(lines)
+    return f"```{{math}}\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n```"
+
+
+def _readme_section(after: str, before: str) -> str:
+    return f'```{{include}} /../README.md\n:start-after: "{after}"\n:end-before: "{before}"\n```'
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _parameter_table(parameters: Iterable[Any]) -> str:
+    """A row for each parameter. One without a default is a tensor that must be given; one without a range takes anything."""
+    return _table(
+        ("parameter", "default", "range", "meaning"),
+        (
+            (
+                f"`{p.name}`",
+                f"`{p.default!r}`" if hasattr(p, "default") else "a tensor",
+                str(p.range) if getattr(p, "range", Range()) != Range() else "",
+                p.doc.replace("|", "\\|"),
+            )
+            for p in parameters
+        ),
+    )

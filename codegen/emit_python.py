@@ -83,17 +83,25 @@ def _signature(neuron: type[Neuron]) -> list[str]:
     return lines
 
 
+def step_equations(neuron: type[Neuron]) -> list[str]:
+    """All equations of a step: a neuron's own, and after its h those of firing and reset that it does not state itself."""
+    parameters = {p.name for p in neuron.all_parameters()}
+    own = [e.split("=")[0].strip() for e in neuron.equations]
+    added = []
+    if "s" not in own and "v_threshold" in parameters:
+        added.append("s = 1 if h >= v_threshold else 0")
+    if "v" not in own and "v_reset" in parameters:
+        added.append("v = v_reset if s == 1 else h   (hard reset)")
+        added.append("v = h - s * v_threshold   (soft reset, v_reset=None)")
+    charged = max((i for i, target in enumerate(own, 1) if target in ("h", "s")), default=len(own))
+    return [*neuron.equations[:charged], *added, *neuron.equations[charged:]]
+
+
 def _docstring(neuron: type[Neuron], intro: str) -> str:
     lines = [f"{(neuron.__doc__ or '').strip()}", ""]
     if intro:
         lines += [intro, ""]
-    lines += [*(f"    {e}" for e in neuron.equations), "    s = 1 if h >= v_threshold else 0"]
-    lines += [
-        "    v = v_reset if s else h   (hard reset)",
-        "    v = h - s * v_threshold    (soft reset, v_reset=None)",
-        "",
-    ]
-    lines.append("Args:")
+    lines += [*(f"    {e}" for e in step_equations(neuron)), "", "Args:"]
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
     for t in neuron.learned:
         lines.append(

@@ -395,11 +395,10 @@ class NeuronATGFBase:
             py_dict: at least x_seq [T, N], v_init [N] and v_reset (None for soft reset); the neuron's other parameters
 
         Returns:
-            requires_grad: whether a tensor in py_dict requires a gradient
-            blocks, threads: the size of the launch
-            py_dict: with scalars for float and int (see scalar_to_cupy), without a v_reset of None, and with h_seq, spike_seq
-                (zeros like x_seq), v_v_seq ([T + 1, N]: v_init, then zeros), N and numel = T * N. For torch.half, which a
-                kernel reads in pairs, N is rounded up and halved.
+            (requires_grad, blocks, threads, py_dict): whether a tensor in py_dict requires a gradient; the size of the launch;
+            and py_dict with scalars for float and int (see scalar_to_cupy), without a v_reset of None, and with h_seq,
+            spike_seq (zeros like x_seq), v_v_seq ([T + 1, N]: v_init, then zeros), N and numel = T * N. For torch.half, which
+            a kernel reads in pairs, N is rounded up and halved.
 
         Raises:
             ValueError, TypeError: x_seq or v_init is not as described.

@@ -65,8 +65,8 @@ class Surrogate:
 
 class Sigmoid(Surrogate):
     name = "sigmoid"
-    gradient_text = "a L(ax) (1 - L(ax)), L(x) = 1 / (1 + e^-x)"
-    primitive_text = "L(ax)"
+    gradient_text = "alpha L(alpha x) (1 - L(alpha x))"
+    primitive_text = "L(alpha x)"
     parameters = (Float("alpha", 4.0, ALPHA, POSITIVE),)
 
     @staticmethod
@@ -80,8 +80,8 @@ class Sigmoid(Surrogate):
 
 class ATan(Surrogate):
     name = "atan"
-    gradient_text = "(a/2) / (1 + (pi/2 a x)^2)"
-    primitive_text = "atan(pi/2 a x) / pi + 1/2"
+    gradient_text = "alpha / (2 (1 + (pi/2 alpha x)^2))"
+    primitive_text = "atan(pi/2 alpha x) / pi + 1/2"
     parameters = (Float("alpha", 2.0, ALPHA, POSITIVE),)
     source = "Fang et al., ICCV 2021"
 
@@ -97,8 +97,8 @@ class ATan(Surrogate):
 
 class PiecewiseQuadratic(Surrogate):
     name = "piecewise_quadratic"
-    gradient_text = "max(0, a - a^2 |x|)"
-    primitive_text = "0 for x < -1/a; -a^2/2 x^2 sgn(x) + a x + 1/2; 1 for x > 1/a"
+    gradient_text = "max(0, alpha - alpha^2 |x|)"
+    primitive_text = "0 for x < -1/alpha; 1 for x > 1/alpha; else -alpha^2/2 x^2 sgn(x) + alpha x + 1/2"
     parameters = (Float("alpha", 1.0, ALPHA, POSITIVE),)
     source = "Esser et al., PNAS 2016"
 
@@ -116,8 +116,8 @@ class PiecewiseQuadratic(Surrogate):
 
 class PiecewiseExp(Surrogate):
     name = "piecewise_exp"
-    gradient_text = "a/2 e^(-a|x|)"
-    primitive_text = "H(x) - sgn(x)/2 e^(-a|x|)"
+    gradient_text = "alpha/2 e^(-alpha |x|)"
+    primitive_text = "H(x) - sgn(x)/2 e^(-alpha |x|)"
     parameters = (Float("alpha", 1.0, ALPHA, POSITIVE),)
     source = "Neftci et al., 2019"
 
@@ -133,8 +133,8 @@ class PiecewiseExp(Surrogate):
 
 class SoftSign(Surrogate):
     name = "soft_sign"
-    gradient_text = "1 / (2 a (1/a + |x|)^2)"
-    primitive_text = "(a x / (1 + |a x|) + 1) / 2"
+    gradient_text = "1 / (2 alpha (1/alpha + |x|)^2)"
+    primitive_text = "(alpha x / (1 + |alpha x|) + 1) / 2"
     parameters = (Float("alpha", 2.0, ALPHA, POSITIVE),)
 
     @staticmethod
@@ -150,7 +150,7 @@ class SoftSign(Surrogate):
 
 class SuperSpike(Surrogate):
     name = "super_spike"
-    gradient_text = "a / (1 + |x|)^2"
+    gradient_text = "alpha / (1 + |x|)^2"
     parameters = (Float("alpha", 1.0, "height", POSITIVE),)
     source = "Zenke and Ganguli, 2018"
 
@@ -162,8 +162,8 @@ class SuperSpike(Surrogate):
 
 class Erf(Surrogate):
     name = "erf"
-    gradient_text = "a/sqrt(pi) e^(-(a x)^2)"
-    primitive_text = "erfc(-a x) / 2"
+    gradient_text = "alpha/sqrt(pi) e^(-(alpha x)^2)"
+    primitive_text = "erfc(-alpha x) / 2"
     parameters = (Float("alpha", 2.0, ALPHA, POSITIVE),)
     source = "Yin et al., 2020"
 
@@ -179,8 +179,8 @@ class Erf(Surrogate):
 
 class NonzeroSignLogAbs(Surrogate):
     name = "nonzero_sign_log_abs"
-    gradient_text = "1 / (1/a + |x|)"
-    primitive_text = "sgn(x) ln(a|x| + 1)"
+    gradient_text = "1 / (1/alpha + |x|)"
+    primitive_text = "sgn(x) ln(alpha |x| + 1)"
     parameters = (Float("alpha", 1.0, ALPHA, POSITIVE),)
 
     @staticmethod
@@ -194,8 +194,8 @@ class NonzeroSignLogAbs(Surrogate):
 
 class PiecewiseLeakyReLU(Surrogate):
     name = "piecewise_leaky_relu"
-    gradient_text = "1/(2w) for |x| < w, else c"
-    primitive_text = "c x + c w for x < -w; x/(2w) + 1/2; c x - c w + 1 for x > w"
+    gradient_text = "1/(2 w) for |x| < w; else c"
+    primitive_text = "c x + c w for x < -w; c x - c w + 1 for x > w; else x/(2 w) + 1/2"
     parameters = (Float("w", 1.0, "half-width", POSITIVE), Float("c", 0.01, "slope outside", NOT_NEGATIVE))
     source = "Wu et al., 2018; Yin et al., 2017"
 
@@ -217,8 +217,8 @@ def _turns(x: Any, p: Any) -> Any:
 
 class SquarewaveFourierSeries(Surrogate):
     name = "squarewave_fourier_series"
-    gradient_text = "4/T sum_{i=1}^{n-1} cos((2i-1) 2 pi x/T)"
-    primitive_text = "1/2 + 2/pi sum_{i=1}^{n-1} sin((2i-1) 2 pi x/T) / (2i-1)"
+    gradient_text = "4/T_period sum_{i=1}^{n-1} cos((2i - 1) 2 pi x/T_period)"
+    primitive_text = "1/2 + 2/pi sum_{i=1}^{n-1} sin((2i - 1) 2 pi x/T_period) / (2i - 1)"
     parameters = (
         Float("n", 2.0, "number of terms plus one", Range(2, 2**24, integer=True)),
         Float("T_period", 8.0, "period", POSITIVE),
@@ -237,8 +237,8 @@ class SquarewaveFourierSeries(Surrogate):
 
 class S2NN(Surrogate):
     name = "s2nn"
-    gradient_text = "a L(ax) (1 - L(ax)) for x < 0, else b/(x + 1)"
-    primitive_text = "L(ax) for x < 0, else b ln(|x + 1| + 1e-5) + 1/2"
+    gradient_text = "alpha L(alpha x) (1 - L(alpha x)) for x < 0; else beta/(x + 1)"
+    primitive_text = "L(alpha x) for x < 0; else beta ln(|x + 1| + 1e-5) + 1/2"
     parameters = (Float("alpha", 4.0, ALPHA + " below 0", POSITIVE), Float("beta", 1.0, "height above 0", FINITE))
     source = "Suetake et al., 2022"
 
@@ -253,8 +253,8 @@ class S2NN(Surrogate):
 
 class QPseudoSpike(Surrogate):
     name = "q_pseudo_spike"
-    gradient_text = "(1 + 2|x|/(a - 1))^-a"
-    primitive_text = "H(x) - sgn(x)/2 (1 + 2|x|/(a - 1))^(1 - a)"
+    gradient_text = "(1 + 2|x|/(alpha - 1))^-alpha"
+    primitive_text = "H(x) - sgn(x)/2 (1 + 2|x|/(alpha - 1))^(1 - alpha)"
     parameters = (Float("alpha", 2.0, "tail: heavier when smaller", Range(1, low_open=True)),)
     source = "Herranz-Celotti and Rouat, 2022"
 
@@ -270,8 +270,8 @@ class QPseudoSpike(Surrogate):
 
 class LeakyKReLU(Surrogate):
     name = "leaky_k_relu"
-    gradient_text = "k for x >= 0, else leak"
-    primitive_text = "k x for x >= 0, else leak x"
+    gradient_text = "k for x >= 0; else leak"
+    primitive_text = "k x for x >= 0; else leak x"
     parameters = (Float("leak", 0.0, "slope below 0", NOT_NEGATIVE), Float("k", 1.0, "slope above 0", POSITIVE))
 
     @staticmethod
@@ -285,7 +285,7 @@ class LeakyKReLU(Surrogate):
 
 class FakeNumericalGradient(Surrogate):
     name = "fake_numerical_gradient"
-    gradient_text = "min((2 H(x) - 1)/x, a), a at 0"
+    gradient_text = "alpha for x = 0; else min((2 H(x) - 1)/x, alpha)"
     parameters = (Float("alpha", 0.3, "largest value", POSITIVE),)
 
     @staticmethod
@@ -296,8 +296,8 @@ class FakeNumericalGradient(Surrogate):
 
 class LogTailedReLU(Surrogate):
     name = "log_tailed_relu"
-    gradient_text = "a for x <= 0; 1 for x <= 1; else 1/x"
-    primitive_text = "a x for x <= 0; x for x <= 1; else ln x + 1"
+    gradient_text = "alpha for x <= 0; 1 for x <= 1; else 1/x"
+    primitive_text = "alpha x for x <= 0; x for x <= 1; else ln(x) + 1"
     parameters = (Float("alpha", 0.0, "slope below 0", NOT_NEGATIVE),)
     source = "Cai et al., 2017"
 
@@ -313,9 +313,9 @@ class LogTailedReLU(Surrogate):
 
 class Rect(Surrogate):
     name = "rect"
-    gradient_text = "a for |x| < 1/(2a), else 0"
-    primitive_text = "clamp(a x + 1/2, 0, 1)"
-    parameters = (Float("alpha", 1.0, "height; 1/a is the width", POSITIVE),)
+    gradient_text = "alpha for |x| < 1/(2 alpha); else 0"
+    primitive_text = "clamp(alpha x + 1/2, 0, 1)"
+    parameters = (Float("alpha", 1.0, "height; 1 / alpha is the width", POSITIVE),)
     source = "Wu et al., 2018"
 
     @staticmethod
@@ -330,8 +330,8 @@ class Rect(Surrogate):
 
 class FastSigmoid(Surrogate):
     name = "fast_sigmoid"
-    gradient_text = "1 / (1 + k|x|)^2"
-    parameters = (Float("slope", 25.0, "k", POSITIVE),)
+    gradient_text = "1 / (1 + slope |x|)^2"
+    parameters = (Float("slope", 25.0, "steepness", POSITIVE),)
     source = "Zenke and Ganguli, 2018; snnTorch"
 
     @staticmethod
@@ -342,8 +342,8 @@ class FastSigmoid(Surrogate):
 
 class Triangle(Surrogate):
     name = "triangle"
-    gradient_text = "max(0, g (1 - |x|))"
-    parameters = (Float("gamma", 1.0, "g, the height", POSITIVE),)
+    gradient_text = "max(0, gamma (1 - |x|))"
+    parameters = (Float("gamma", 1.0, "height", POSITIVE),)
     source = "Bellec et al., 2018; Norse"
 
     @staticmethod
@@ -383,8 +383,8 @@ class MultiGaussian(Surrogate):
 
 class SingleExponential(Surrogate):
     name = "single_exponential"
-    gradient_text = "(1/w) e^(-|x|/w)"
-    parameters = (Float("grad_width", 0.5, "w", POSITIVE),)
+    gradient_text = "1/grad_width e^(-|x|/grad_width)"
+    parameters = (Float("grad_width", 0.5, "width", POSITIVE),)
     source = "Shrestha and Orchard, 2018; Sinabs"
 
     @staticmethod

@@ -1,0 +1,90 @@
+"""Sphinx: `make docs` builds the pages from Markdown, docstrings, the README and the specification of the installed snnkern."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+import snnkern  # noqa: E402
+from snnkern.codegen import emit_docs  # noqa: E402
+
+import figures  # noqa: E402
+
+project = "snnkern"
+author = "the snnkern authors"
+release = version = snnkern.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False  # those of torch refer to its own pages
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False  # what is returned has names, which are no types
+napoleon_use_ivar = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"snnkern {release}"
+html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc"]}
+html_sidebars = {"*": [], "generated/surrogates": []}  # pages that have none below them
+html_show_sourcelink = False
+html_copy_source = False
+
+# Pages that are files of the repository, as its own links call them: here they are pages.
+_REPOSITORY_LINK = re.compile(r"\]\((?:\.\./)?(docs/|(?=CONTRIBUTING\.md|CHANGELOG\.md))([\w/]+\.md)")
+
+
+def generate(app: Sphinx) -> None:
+    """Makes docs/generated anew: the pages of neurons and surrogates, and their figures."""
+    folder = DOCS / "generated"
+    shutil.rmtree(folder, ignore_errors=True)
+    for path, text in emit_docs.pages().items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    figures.draw(folder / "figures")
+
+
+def link_pages(text: str) -> str:
+    """Links between files of the repository, as links between pages."""
+    return _REPOSITORY_LINK.sub(lambda m: f"](/{m[2] if m[1] else m[2].lower()}", text)
+
+
+def literal_blocks(lines: list[str]) -> list[str]:
+    """Marks as code, for reStructuredText, what a docstring sets off by an indent after a blank line, as Markdown does."""
+    marked: list[str] = []
+    block = False
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if line and not indented:
+            block = False
+        elif indented and not block and i and not lines[i - 1]:
+            before = next((text for text in reversed(marked) if text), "")
+            block = not before.startswith(" ") and not before.endswith("::")
+            if block and not line.lstrip().startswith(">>>"):
+                marked += ["::", ""]
+        marked.append(line)
+    return marked
+
+
+def setup(app: Sphinx) -> None:
+    def read(app: Sphinx, name: object, content: list[str]) -> None:
+        content[0] = link_pages(content[0])
+
+    def include(app: Sphinx, path: object, name: object, content: list[str]) -> None:
+        content[0] = link_pages(content[0])
+
+    def docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+        lines[:] = literal_blocks(lines)
+
+    app.connect("builder-inited", generate)
+    app.connect("source-read", read)
+    app.connect("include-read", include)
+    app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon, at 500

@@ -1,0 +1,109 @@
+"""The figures of the documentation: what the installed snnkern computes, drawn when the pages are built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+
+mpl.use("svg")  # draws to files alone, before pyplot looks for a screen
+import matplotlib.pyplot as plt
+
+import snnkern
+from snnkern.codegen.neurons import NEURONS, Neuron
+from snnkern.codegen.surrogates import SURROGATES, Surrogate
+
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "snnkern",  # the same figure is the same file
+}
+STEPS, ON, OFF = 60, 5, 45
+AMPLITUDES = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0)
+ENOUGH = 5
+"""A figure takes the first amplitude with so many spikes."""
+
+
+def draw(folder: Path) -> None:
+    """Draws every figure that the generated pages show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        for n in NEURONS:
+            _response(n, folder / f"{n.name}.svg")
+        for s in SURROGATES:
+            _curves(s, folder / f"surrogate_{s.name}.svg")
+
+
+@torch.no_grad()
+def _response(neuron: type[Neuron], path: Path) -> None:
+    """The input, every state and the spikes over time; a neuron without a threshold has no spikes to show."""
+    parameters = {p.name for p in neuron.all_parameters()}
+    fires = "v_threshold" in parameters
+    module = getattr(snnkern.nn, neuron.module)()
+    x = torch.zeros(STEPS, len(AMPLITUDES))
+    x[ON:OFF] = torch.tensor(AMPLITUDES)
+    out: list[torch.Tensor] = []
+    states: dict[str, list[torch.Tensor]] = {s.name: [] for s in neuron.states}
+    for x_t in x:  # step by step, since the module keeps the last states alone
+        out.append(module(x_t[None])[0])
+        for name, values in states.items():
+            values.append(getattr(module, name))
+    spikes = torch.stack(out) if fires else torch.zeros_like(x)
+    counts = spikes.sum(0)
+    enough = (counts >= ENOUGH).nonzero()
+    if fires and not len(enough):
+        raise RuntimeError(
+            f"{neuron.name}: no step current in {AMPLITUDES} makes {ENOUGH} spikes; the most is {counts.max()}"
+        )
+    column = int(enough[0]) if fires else AMPLITUDES.index(1.2)
+
+    rows = 1 + len(states) + fires
+    figure, axes = plt.subplots(
+        rows,
+        sharex=True,
+        figsize=(7, 1 + 1.1 * rows),
+        height_ratios=[1, *[2] * len(states), *[0.7] * fires],
+        layout="constrained",
+    )
+    axes[0].step(range(STEPS), x[:, column], where="mid", color="C7")
+    axes[0].set_ylabel("x")
+    for axis, (i, (name, values)) in zip(axes[1:], enumerate(states.items()), strict=False):
+        axis.plot(torch.stack(values)[:, column], ".-", markersize=3, color=f"C{i}")
+        axis.set_ylabel(name)
+        if name == "v" and fires:
+            axis.axhline(module.v_threshold, linestyle="--", linewidth=1, color="C3", label="v_threshold")
+            axis.legend(loc="center right", frameon=False)
+    if fires:
+        times = spikes[:, column].nonzero().flatten()
+        axes[-1].vlines(times, 0, spikes[times, column], color="black")
+        axes[-1].set_ylabel("s")
+        axes[-1].set_ylim(bottom=0)
+    axes[-1].set_xlabel("time step")
+    figure.align_ylabels(axes)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _curves(surrogate: type[Surrogate], path: Path) -> None:
+    """The gradient, and beside it the primitive, over the step that it stands for."""
+    default = getattr(snnkern.surrogate, surrogate.__name__)()
+    x = torch.linspace(-4, 4, 1601, dtype=torch.float64)
+    columns = 1 + surrogate.has_primitive()
+    figure, axes = plt.subplots(1, columns, figsize=(3.5 * columns, 2.4), layout="constrained", squeeze=False)
+    axes[0, 0].plot(x, default.gradient(x))
+    axes[0, 0].set_title("gradient g(x)")
+    axes[0, 0].set_ylim(bottom=min(0, axes[0, 0].get_ylim()[0]))
+    if surrogate.has_primitive():
+        axes[0, 1].step(x, x >= 0, linewidth=1, color="C7", label="spike")
+        axes[0, 1].plot(x, default.primitive(x), color="C1", label="primitive")
+        axes[0, 1].set_title("primitive f(x)")
+        axes[0, 1].legend(frameon=False)
+    for axis in axes.flat:
+        axis.set_xlabel("x = h - v_threshold")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
