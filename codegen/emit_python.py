@@ -172,7 +172,7 @@ def _take_tensor(p: Float) -> str:
     value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
     return (
         f"    {p.symbol}_tensor: Tensor | None = None\n"
-        f"    if isinstance({p.name}, Tensor):\n        {p.name}, {p.symbol}_tensor = {p.default!r}, {value}\n"
+        f"    if isinstance({p.name}, Tensor):\n        {p.symbol}_tensor = {value}\n        {p.name} = {p.default!r}\n"
     )
 
 
@@ -256,7 +256,7 @@ def _module(neuron: type[Neuron]) -> str:
     own, rest = module_arguments(neuron), [p for p in neuron.all_parameters() if p not in neuron.parameters]
     learnable = [p for p in every if isinstance(p, Float) and p.name not in starts]
     before = "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in own)
-    fired = [p for p in rest if isinstance(p, Float)]
+    fired = [p for p in rest if not isinstance(p, Flag)]
     before += "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in fired)
     before += f"        surrogate: Surrogate = {SURROGATES[0].__name__}(),\n"
     before += "        detach_reset: bool = False,\n        store_v_seq: bool = False,\n        *,\n"
@@ -264,7 +264,7 @@ def _module(neuron: type[Neuron]) -> str:
     before += "        channels: Optional[int] = None,\n"
     sets = "        super().__init__(surrogate, detach_reset, store_v_seq, channels)\n"
     for p in every:
-        if p.name in starts:
+        if isinstance(p, Float) and p.name in starts:
             learned = starts[p.name]
             inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
             sets += _set(inverse, learned.range, learned.weight, "True", None)
@@ -300,6 +300,8 @@ def _module(neuron: type[Neuron]) -> str:
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
     annotations += "    v_reset: Optional[float]\n    _channels: Optional[int]\n    _surrogate_params: List[float]\n"
+    annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
+    annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in learnable)
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
     doc = [
         (neuron.__doc__ or "").strip(),

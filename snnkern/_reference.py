@@ -95,7 +95,7 @@ def multistep(
     p = SimpleNamespace(**{key: value.to(dtype) for key, value in learned.items()})
     for q in neuron.all_parameters():
         value = parameters[q.name]
-        if isinstance(value, Tensor):
+        if isinstance(q, Float) and isinstance(value, Tensor):
             setattr(p, q.symbol, inverse(value, x_seq) if q.inverse else value.to(dtype))
         elif isinstance(q, Float):
             value = 0.0 if value is None else value
