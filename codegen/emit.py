@@ -4,6 +4,7 @@ neurons/lif.h        the step and its derivative, for each reset, spiking and sm
 surrogates/atan.h    gradient and primitive
 cpu/lif/forward.cpp  the forward pass, which needs no surrogate
 cpu/lif/atan.cpp     BPTT with this surrogate, and the smooth passes; cuda/lif/*.cu likewise
+cpu/li/none.cpp      all of a neuron that has no surrogate
 registry.h           names, schemas, parameters and their ranges
 cpu/table.cpp        where the host finds the kernels; cuda/table.cpp likewise
 """
@@ -25,15 +26,19 @@ from .surrogates import SURROGATES, Surrogate
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 SMOOTH_DTYPES = ("f32", "f64")
 DEVICES = {"cpu": "cpp", "cuda": "cu"}  # and the ending of a kernel file
+NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
 HEADER = "// Made by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to build: keys of the specification. Everything, unless SNNKERN_ONLY says otherwise."""
+    """What to build: keys of the specification. Everything, unless SNNKERN_ONLY says otherwise.
+
+    In `surrogates`, None stands for the neurons that have none.
+    """
 
     neurons: tuple[type[Neuron], ...] = NEURONS
-    surrogates: tuple[type[Surrogate], ...] = SURROGATES
+    surrogates: tuple[type[Surrogate] | None, ...] = (None, *SURROGATES)
     resets: tuple[str, ...] = RESETS
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
@@ -43,7 +48,7 @@ class Selection:
         fields = (text or "*").split(":")
         legal: dict[str, dict[str, Any]] = {
             "neuron": {n.name: n for n in NEURONS},
-            "surrogate": {s.name: s for s in SURROGATES},
+            "surrogate": {NO_SURROGATE: None, **{s.name: s for s in SURROGATES}},
             "reset": {r: r for r in RESETS},
             "dtype": {d: d for d in DTYPES},
         }
@@ -58,13 +63,20 @@ class Selection:
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
         return cls(*chosen)
 
+    def of(self, neuron: type[Neuron]) -> Selection:
+        """What is built of one neuron: only surrogates and resets that it can have."""
+        surrogates = tuple(s for s in self.surrogates if (s is not None) == neuron.has_surrogate)
+        resets = tuple(r for r in self.resets if r in neuron.resets())
+        built = neuron in self.neurons and surrogates and resets and self.dtypes
+        return Selection((neuron,), surrogates, resets, self.dtypes) if built else Selection((), (), (), ())
+
     def combinations(self) -> list[str]:
-        """Every combination built, as 'lif:atan:hard:f32'."""
+        """Every combination built, as 'lif:atan:hard:f32'; 'li:none:soft:f32' where there is no surrogate."""
         return [
-            f"{n.name}:{s.name}:{r}:{d}"
+            f"{n.name}:{s.name if s else NO_SURROGATE}:{r}:{d}"
             for n in self.neurons
-            for s in self.surrogates
-            for r in self.resets
+            for s in self.of(n).surrogates
+            for r in self.of(n).resets
             for d in self.dtypes
         ]
 
@@ -75,13 +87,13 @@ def files(selection: Selection | None = None) -> dict[str, str]:
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
-    for surrogate in chosen.surrogates:
+    for surrogate in filter(None, chosen.surrogates):
         out[f"surrogates/{surrogate.name}.h"] = surrogate_header(surrogate)
     for device, suffix in DEVICES.items():
         for neuron in chosen.neurons:
-            for part in (None, *chosen.surrogates):
-                stem = part.name if part else "forward"
-                out[f"{device}/{neuron.name}/{stem}.{suffix}"] = kernel_file(device, neuron, part, chosen)
+            for part in _parts(neuron, chosen):
+                stem = _stem(neuron, part)
+                out[f"{device}/{neuron.name}/{stem}.{suffix}"] = kernel_file(device, neuron, part, chosen.of(neuron))
         out[f"{device}/table.cpp"] = table(device, chosen)
     return out
 
@@ -101,7 +113,7 @@ class Argument:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if not float(value).is_integer() else f"{value:.0f}."
+    return f"{value:.0f}." if float(value).is_integer() else repr(value)
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -117,10 +129,12 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
         else:
             schema = f"float {p.name}={_number(p.default)}"
             out.append(Argument("Float", p.name, schema, p.range, p.inverse is not None))
-    out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
-    out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
+    if neuron.has_surrogate:
+        out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
+        out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
     out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
-    out.append(Argument("Spiking", "spiking", "bool spiking=True"))
+    if neuron.has_surrogate:
+        out.append(Argument("Spiking", "spiking", "bool spiking=True"))
     return out
 
 
@@ -134,9 +148,9 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     wanted = ["x_seq", *(t.name for t in neuron.learned), *(f"{s.name}_init" for s in neuron.states)]
     returns = ", ".join(f"Tensor grad_{name}" for name in wanted)
     return {
-        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor spike_seq, {states})",
-        "train": f"_{neuron.name}_train({inputs}) -> (Tensor spike_seq, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.name}_backward(Tensor? grad_spike_seq, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
     }
 
 
@@ -163,7 +177,7 @@ def registry() -> str:
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
     for n in NEURONS:
         schema = schemas(n)
-        lines.append(f'    {{"{n.name}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,')
+        lines.append(f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,')
         lines.append(f"     {len(arguments(n))},")
         lines += [
             f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
@@ -235,13 +249,23 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     values: dict[str, Expr] = {_symbol(p): var(f"p.{_symbol(p)}") for p in _floats(neuron)}
     values.update({p.name: flag(f"p.{p.name}") for p in _flags(neuron)})
     if reset == "soft":
-        values["v_reset"] = lift(0)
+        values["v_reset"] = lift(0)  # also where the neuron has none
     names: dict[Expr, str] = {}
 
     step = Step(expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, names)
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = neuron.step(x, old, SimpleNamespace(**values), step)
     return Traced(x, old, [values[p.name] for p in neuron.learned], s, list(new), names)
+
+
+def is_exact(neuron: type[Neuron]) -> bool:
+    """Whether a step, except in smooth mode, has the same bits everywhere: it uses no function that libraries differ in."""
+    used = {e.op for reset in neuron.resets() for e in _outputs(trace(neuron, reset, smooth=False))}
+    return not used & (expr.FUNCTIONS.keys() - set(expr.EXACT))
+
+
+def _outputs(t: Traced) -> list[Expr]:
+    return expr.topological([t.spike, *t.new])
 
 
 def neuron_header(neuron: type[Neuron]) -> str:
@@ -278,8 +302,8 @@ struct {params} {{
 {loads}  }}
 }};
 """
-    for smooth in (False, True):
-        for reset in RESETS:
+    for smooth in (False, True) if neuron.has_surrogate else (False,):
+        for reset in neuron.resets():
             text += _step_struct(neuron, params, reset, smooth)
     return text + "\n}  // namespace snnkern\n"
 
@@ -387,9 +411,21 @@ struct {surrogate.__name__} {{
 PASSES = ("forward", "backward", "smooth_forward", "smooth_backward")  # in the order of enum Pass
 
 
-def _kernels(surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple[str, str, str]]:
+def _parts(neuron: type[Neuron], chosen: Selection) -> list[type[Surrogate] | None]:
+    """The kernel files of a neuron: one for the forward pass, which is all where there is no surrogate, and one for each."""
+    surrogates = chosen.of(neuron).surrogates
+    return [None, *filter(None, surrogates)] if surrogates else []
+
+
+def _stem(neuron: type[Neuron], surrogate: type[Surrogate] | None) -> str:
+    return surrogate.name if surrogate else "forward" if neuron.has_surrogate else NO_SURROGATE
+
+
+def _kernels(
+    neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection
+) -> list[tuple[str, str, str]]:
     """(pass, reset, dtype) of every kernel in one file."""
-    passes: tuple[str, ...] = ("forward",)
+    passes: tuple[str, ...] = ("forward",) if neuron.has_surrogate else ("forward", "backward")
     if surrogate:
         passes = PASSES[1:] if surrogate.has_primitive() else ("backward",)
     return [
@@ -402,14 +438,14 @@ def _kernels(surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple
 
 
 def _row(neuron: type[Neuron], surrogate: type[Surrogate] | None) -> str:
-    return f"{neuron.name}_{surrogate.name if surrogate else 'forward'}"
+    return f"{neuron.name}_{_stem(neuron, surrogate)}"
 
 
 def kernel_file(device: str, neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> str:
     """The kernels of a neuron for one surrogate, or those that need none, on one device."""
     made: dict[tuple[str, str, str], str] = {}
     definitions = []
-    for kind, reset, dtype in _kernels(surrogate, chosen):
+    for kind, reset, dtype in _kernels(neuron, surrogate, chosen):
         smooth = kind.startswith("smooth")
         struct = struct_name(neuron, reset, smooth)
         function = f"{kind.removeprefix('smooth_')}<{struct}, {surrogate.__name__ if surrogate else 'NoSurrogate'}, {DTYPES[dtype]}>"
@@ -449,13 +485,13 @@ def _kernel_type(device: str) -> str:
 
 
 def table(device: str, chosen: Selection) -> str:
-    """[neuron][0: forward, 1 + surrogate] -> row, or null where this build has none."""
+    """[neuron][0: what needs no surrogate, 1 + surrogate] -> row, or null where this build has none."""
     kind = f"Row<{_kernel_type(device)}>"
     declarations, lines = [], []
     for n in NEURONS:
         cells = []
         for s in (None, *SURROGATES):
-            built = n in chosen.neurons and (s is None or s in chosen.surrogates)
+            built = s in _parts(n, chosen)
             cells.append(f"&{_row(n, s)}" if built else "nullptr")
             if built:
                 declarations.append(f"extern const {kind} {_row(n, s)};")

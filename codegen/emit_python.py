@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Neuron, Range
+from .neurons import NEURONS, Flag, Float, Neuron, Range, State
 from .surrogates import SURROGATES
 
 HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
@@ -79,42 +79,50 @@ def _signature(neuron: type[Neuron]) -> list[str]:
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines.append("*,")
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
-    lines += [f"surrogate: Surrogate = {SURROGATES[0].__name__}(),", "store_v_seq: bool = False,"]
-    return lines
+    if neuron.has_surrogate:
+        lines.append(f"surrogate: Surrogate = {SURROGATES[0].__name__}(),")
+    return [*lines, "store_v_seq: bool = False,"]
+
+
+def _start(s: State) -> str:
+    """Where a state starts, in words."""
+    return "v_reset, or 0 with soft reset" if s.start == "v_reset" else s.start
+
+
+def _of_states(neuron: type[Neuron]) -> str:
+    """The states in words, as the subject of a sentence."""
+    return "the potential" if len(neuron.states) == 1 else f"the states {', '.join(s.name for s in neuron.states)}"
 
 
 def _docstring(neuron: type[Neuron], intro: str) -> str:
     lines = [f"{(neuron.__doc__ or '').strip()}", ""]
     if intro:
         lines += [intro, ""]
-    lines += [*(f"    {e}" for e in neuron.equations), "    s = 1 if h >= v_threshold else 0"]
-    lines += [
-        "    v = v_reset if s else h   (hard reset)",
-        "    v = h - s * v_threshold    (soft reset, v_reset=None)",
-        "",
-    ]
-    lines.append("Args:")
+    lines += [*(f"    {e}" for e in (*neuron.equations, *neuron.firing_equations)), "", "Args:"]
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
     for t in neuron.learned:
         lines.append(
             f"    {t.name}: {t.doc}; a tensor of one element, {t.range} (not checked on CUDA, where it would wait)"
         )
     for s in neuron.states:
-        start = f"{s.start}, or 0 with soft reset" if s.start == "v_reset" else s.start
+        start = _start(s)
         lines.append(f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {start}")
     for p in neuron.all_parameters():
         limits = f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
         lines.append(f"    {p.name}: {p.doc}{limits}")
-    lines.append(
-        "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
-    )
-    lines.append("    store_v_seq: return the potential after every step instead of the last one")
+    if neuron.has_surrogate:
+        lines.append(
+            "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
+        )
+    lines.append(f"    store_v_seq: return {_of_states(neuron)} after every step instead of the last")
     names = ", ".join(s.name for s in neuron.states)
+    result = "spikes" if neuron.firing else "the potential after each step,"
     lines += [
         "",
         "Returns:",
-        f"    (spike_seq, {names}): spikes [T, N, ...] with the dtype of x_seq, and the potential [N, ...], or [T, N, ...] with",
-        "    store_v_seq, in the state dtype: float64 for float64 x_seq, else float32.",
+        f"    ({neuron.output}, {names}): {result} [T, N, ...] with the dtype of x_seq, and {_of_states(neuron)} after the last",
+        "    step, [N, ...], or after each with store_v_seq, [T, N, ...], in the state dtype: float64 for float64 x_seq,",
+        "    else float32.",
         "",
         "Raises:",
         "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
@@ -162,10 +170,11 @@ def reference_module() -> str:
         learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in n.all_parameters())
+        surrogate = "surrogate" if n.has_surrogate else "None"
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
             f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
-            f"        surrogate,\n        store_v_seq,\n    )\n"
+            f"        {surrogate},\n        store_v_seq,\n    )\n"
         )
         text += _function(
             n,
@@ -209,20 +218,45 @@ def nn_module() -> str:
     return text
 
 
+def _limits(p: Float | Flag) -> str:
+    return f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
+
+
+def _module_signature(neuron: type[Neuron]) -> list[tuple[str, str, str]]:
+    """The arguments of a module: (name, type = default, what it is)."""
+    out = [
+        (p.name, f"{_kind(p).replace('float | None', 'Optional[float]')} = {p.default!r}", p.doc + _limits(p))
+        for p in (*module_arguments(neuron), *neuron.firing)
+    ]
+    if neuron.has_surrogate:  # before detach_reset
+        doc = "stands for the derivative of the spike; see snnkern.surrogate"
+        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+    kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
+    return [*out, ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")]
+
+
+def _assignments(neuron: type[Neuron]) -> list[str]:
+    """What a module's __init__ does with its arguments."""
+    lines = []
+    started = {t.argument for t in neuron.learned}
+    for p in (*module_arguments(neuron), *neuron.firing):
+        check = f'check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})' if isinstance(p, Float) else ""
+        value = f"float({p.name})" if isinstance(p, Float) else p.name  # TorchScript tells 2 from 2.0
+        if p.name == "v_reset":
+            lines += ["if v_reset is not None:", f"    {check}"]
+            value = f"None if v_reset is None else {value}"
+        elif check:
+            lines.append(check)
+        if p not in started:
+            lines.append(f"self.{p.name} = {value}")
+    lines += [f"self.{t.weight} = torch.nn.Parameter(initial_weight({t.argument.name}))" for t in neuron.learned]
+    if neuron.has_surrogate:
+        lines.append("self._set_surrogate(surrogate)")
+    return lines
+
+
 def _module(neuron: type[Neuron]) -> str:
-    own = module_arguments(neuron)
-    learned_arguments = {t.argument for t in neuron.learned}
-    signature = "".join(f"        {p.name}: {_kind(p)} = {p.default!r},\n" for p in own)
     states = [s.name for s in neuron.states]
-    sets = []
-    for p in own:
-        if isinstance(p, Float):
-            sets.append(f'        check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})')
-        if p not in learned_arguments:
-            value = f"float({p.name})" if isinstance(p, Float) else p.name  # TorchScript tells 2 from 2.0
-            sets.append(f"        self.{p.name} = {value}")
-    for t in neuron.learned:
-        sets.append(f"        self.{t.weight} = torch.nn.Parameter(initial_weight({t.argument.name}))")
     values = []
     for a in arguments(neuron):
         learned = [t for t in neuron.learned if t.name == a.name]
@@ -241,43 +275,42 @@ def _module(neuron: type[Neuron]) -> str:
         else:
             values.append(f"self.{a.name}")
     call = "".join(f"            {v},\n" for v in values)
-    names = ", ".join(["spike_seq", *states])
+    names = ", ".join([neuron.output, *states])
     keep = "".join(
         f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
+    if "hard" in neuron.resets():
+        annotations += "    v_reset: Optional[float]\n"
+    if neuron.has_surrogate:
+        annotations += "    _surrogate_params: List[float]\n"
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
+    signature = _module_signature(neuron)
     doc = [
         (neuron.__doc__ or "").strip(),
         "",
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
         "A program of torch.export keeps none: each of its calls starts afresh.",
         "",
-        *(f"    {e}" for e in neuron.equations),
+        *(f"    {e}" for e in (*neuron.equations, *neuron.firing_equations)),
         "",
         "Args:",
+        *(f"    {name}: {what}" for name, _, what in signature),
+        "",
+        "Attributes:",
+        *(f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict." for s in neuron.states),
     ]
-    for p in (*own, *neuron.all_parameters()[len(neuron.parameters) :]):
-        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
-        doc.append(f"    {p.name}: {p.doc}{limits}")
-        if p.name == "v_reset":
-            doc.append("    surrogate: stands for the derivative of the spike; see snnkern.surrogate")
-    doc.append("    store_v_seq: keep the potential after every step of the last call as .v_seq")
-    doc += ["", "Attributes:", "    v: the potential after the last call, [N, ...], or None; not in the state_dict."]
     doc += [
         f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
         for t in neuron.learned
     ]
     doc += ["", f"Source: {neuron.source}."]
     docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
-    shown = [p.name for p in own if p not in learned_arguments] + [
-        "v_threshold",
-        "v_reset",
-        "detach_reset",
-        "store_v_seq",
-    ]
-    setters = "\n".join(sets)
+    started = {t.argument.name for t in neuron.learned}
+    shown = [name for name, _, _ in signature if name not in {"surrogate", *started}]
+    parameters = "".join(f"        {name}: {kind},\n" for name, kind, _ in signature)
+    setters = "\n".join(f"        {line}" for line in _assignments(neuron))
     return f'''
 
 class {neuron.module}(MultiStep):
@@ -287,25 +320,18 @@ class {neuron.module}(MultiStep):
     _state_names = ({", ".join(f'"{s}"' for s in states)},)
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
     # For TorchScript, which reads these and not the assignments.
-{annotations}    v_reset: Optional[float]
-    _surrogate_params: List[float]
-
+{annotations}
     def __init__(
         self,
-{signature}        v_threshold: float = 1.0,
-        v_reset: Optional[float] = 0.0,
-        surrogate: Surrogate = {SURROGATES[0].__name__}(),
-        detach_reset: bool = False,
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(v_threshold, v_reset, surrogate, detach_reset, store_v_seq)
+{parameters}    ) -> None:
+        super().__init__(store_v_seq)
 {setters}
 
     def forward(self, x_seq: Tensor) -> Tensor:
 {check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
-{keep}        return spike_seq  # type: ignore[no-any-return]
+{keep}        return {neuron.output}  # type: ignore[no-any-return]
 
     @torch.jit.export
     def reset(self) -> None:

@@ -42,9 +42,9 @@ struct Call {
   Tensor x;
   c10::SmallVector<Tensor, 2> learned;
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
-  Reset reset = kHard;
+  Reset reset = kSoft;
   Dtype dtype = kF32;
-  int surrogate = 0;
+  int surrogate = -1;  // none
   bool spiking = true;
   KernelArgs args = {};  // parameters, flags, store_seq
 
@@ -107,6 +107,9 @@ std::string join(const std::vector<std::string>& names) {
   for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
   return out;
 }
+
+// As combinations name it.
+const char* surrogate_name(int surrogate) { return surrogate < 0 ? "none" : kSurrogates[surrogate].name; }
 
 int find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
@@ -208,11 +211,11 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         }
         break;
       case Kind::kReset:
-        call.reset = value.isNone() ? kSoft : kHard;
         if (value.isNone()) {
           call.args.params[param++] = 0;
           break;
         }
+        call.reset = kHard;
         [[fallthrough]];
       case Kind::kFloat: {
         const double number = value.toDouble();
@@ -240,9 +243,9 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   for (int k = 0; k < neuron.states; ++k) {
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
-  const SurrogateSpec& surrogate = kSurrogates[call.surrogate];
-  SNNKERN_CHECK(call, call.spiking || surrogate.has_primitive,
-                "spiking=False needs a surrogate with a smooth primitive; '", surrogate.name, "' has none");
+  SNNKERN_CHECK(call, call.spiking || kSurrogates[call.surrogate].has_primitive,
+                "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
+                "' has none");
   SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
                 "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
   return call;
@@ -306,10 +309,11 @@ template <class Kernel>
 Kernel look_up(const Call& call, const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
                Pass pass) {
   const size_t neuron = &call.neuron - kNeurons;
+  // Row 0 holds what needs no surrogate: the forward pass, or all passes.
   const Row<Kernel>* row = table[neuron][pass == kForward ? 0 : call.surrogate + 1];
   const Kernel kernel = row ? row->kernel[pass][call.reset][call.dtype] : nullptr;
   SNNKERN_CHECK(call, kernel, "this build of snnkern leaves out ", call.neuron.name, ":",
-                kSurrogates[call.surrogate].name, ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
+                surrogate_name(call.surrogate), ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
   return kernel;
 }
@@ -402,8 +406,8 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   const Tensor x = time_major(call.x);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
-    check_tensor(call, "grad_spike_seq", grad_spikes);
-    check_shape(call, "grad_spike_seq", grad_spikes, true);
+    check_tensor(call, neuron.grad_output, grad_spikes);
+    check_shape(call, neuron.grad_output, grad_spikes, true);
   }
   for (const Tensor& t : grad_states) {
     if (!t.defined()) continue;
@@ -456,12 +460,12 @@ template <class Kernel>
 void list(const Row<Kernel>* const (&table)[std::size(kNeurons)][std::size(kSurrogates) + 1],
           std::vector<std::string>& out) {
   for (size_t n = 0; n < std::size(kNeurons); ++n) {
-    for (size_t s = 0; s < std::size(kSurrogates); ++s) {
+    for (int s = -1; s < static_cast<int>(std::size(kSurrogates)); ++s) {
       for (int r = 0; r < kResets; ++r) {
         for (int d = 0; d < kDtypes; ++d) {
           const Row<Kernel>* row = table[n][s + 1];
           if (row && row->kernel[kBackward][r][d]) {
-            out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" +
+            out.push_back(std::string(kNeurons[n].name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
                           kDtypeNames[d]);
           }
         }

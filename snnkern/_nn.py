@@ -30,27 +30,21 @@ class MultiStep(torch.nn.Module):
     _state_names: tuple[str, ...] = ()
     _shown: tuple[str, ...] = ()
 
-    def __init__(
-        self, v_threshold: float, v_reset: float | None, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
-    ) -> None:
+    def __init__(self, store_v_seq: bool) -> None:
         super().__init__()
-        name = type(self).__name__
-        check(name, "v_threshold", v_threshold, Range())
-        if v_reset is not None:
-            check(name, "v_reset", v_reset, Range())
-        if not isinstance(surrogate, Surrogate):
-            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
-        self.v_threshold = float(v_threshold)
-        self.v_reset = None if v_reset is None else float(v_reset)
-        self.surrogate = surrogate
-        self.detach_reset = detach_reset
         self.store_v_seq = store_v_seq
-        self._surrogate_name = surrogate.name
-        self._surrogate_params = surrogate.params
-        self._spiking = surrogate.spiking
         for state in self._state_names:
             setattr(self, state, None)
             setattr(self, f"{state}_seq", None)
+
+    def _set_surrogate(self, surrogate: Surrogate) -> None:
+        if not isinstance(surrogate, Surrogate):
+            name = type(self).__name__
+            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
+        self.surrogate = surrogate
+        self._surrogate_name = surrogate.name
+        self._surrogate_params = surrogate.params
+        self._spiking = surrogate.spiking
 
     def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
         if state is not None and state.shape != x_seq.shape[1:]:
@@ -105,4 +99,5 @@ class MultiStep(torch.nn.Module):
 
     def extra_repr(self) -> str:
         shown = [f"{name}={getattr(self, name)}" for name in self._shown]
-        return ", ".join([*shown, f"surrogate={self.surrogate}"])
+        surrogate = getattr(self, "surrogate", None)  # a neuron may have none
+        return ", ".join(shown if surrogate is None else [*shown, f"surrogate={surrogate}"])

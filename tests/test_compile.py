@@ -16,11 +16,11 @@ import snnkern
 from snnkern import functional
 from snnkern.codegen.neurons import Float
 
-from support import NEURON_NAMES, function, gradients, inputs, network, neuron_class, noise, operator
+from support import KINDS, function, gradients, inputs, network, neuron_class, noise, operator
 from test_layouts import channels_last
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("fresh_dynamo")]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 
 def run(neuron: str, tensors: dict[str, Tensor]) -> Tensor:
@@ -198,7 +198,7 @@ def test_compiled_autograd_of_an_eager_forward(neuron: str, device: str) -> None
     assert check(33, 0.5) > before
     assert check(33, 1.0) == before + 1
     check(33, 1.0, only_x=True)
-    for other in NEURON_NAMES:
+    for other in KINDS:
         check(33, 1.0, other)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import snnkern
 
-from support import NEURON_NAMES, eighths, fresh_process, gradients, inputs, network, noise, operator
+from support import KINDS, eighths, fresh_process, gradients, inputs, network, noise, operator
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("fresh_dynamo")]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 T, N = torch.export.Dim("T"), torch.export.Dim("N")
 RUN = """

@@ -12,10 +12,10 @@ from torch import Tensor
 import snnkern
 from snnkern import functional
 
-from support import NEURON_NAMES, fresh_process, function, inputs, network, noise, operator
+from support import KINDS, fresh_process, function, inputs, network, noise, operator
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 
 def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
