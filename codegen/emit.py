@@ -177,7 +177,9 @@ def registry() -> str:
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
     for n in NEURONS:
         schema = schemas(n)
-        lines.append(f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,')
+        lines.append(
+            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,'
+        )
         lines.append(f"     {len(arguments(n))},")
         lines += [
             f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
@@ -268,8 +270,29 @@ def _outputs(t: Traced) -> list[Expr]:
     return expr.topological([t.spike, *t.new])
 
 
+# Names that the code of a step has already.
+_TAKEN_BY_STEP = frozenset(["R", "S", "Params", "p", "x", "h", "s", "g", "gs", "gx", "surrogate", "state", "tape", "note", "g_param", "spike", "choose", "math"])
+
+
+def check_names(neuron: type[Neuron]) -> None:
+    """A neuron's states and numbers become names in C++ and Python, so each must be new."""
+    states, numbers = [s.name for s in neuron.states], [p.name for p in neuron.all_parameters()]
+    names = [*states, *numbers, *(t.name for t in neuron.learned)]
+    for name in names:
+        if (
+            not name.isidentifier()
+            or names.count(name) > 1
+            or name == "R"
+            or (name in states and name in _TAKEN_BY_STEP)
+        ):
+            raise ValueError(
+                f"{neuron.name}: {name!r} cannot be the name of a state or parameter: it is taken, or no name"
+            )
+
+
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
+    check_names(neuron)
     floats, flags = _floats(neuron), _flags(neuron)
     params = f"{neuron.module}Params"
     fields = [_symbol(p) for p in floats]
@@ -421,9 +444,7 @@ def _stem(neuron: type[Neuron], surrogate: type[Surrogate] | None) -> str:
     return surrogate.name if surrogate else "forward" if neuron.has_surrogate else NO_SURROGATE
 
 
-def _kernels(
-    neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection
-) -> list[tuple[str, str, str]]:
+def _kernels(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> list[tuple[str, str, str]]:
     """(pass, reset, dtype) of every kernel in one file."""
     passes: tuple[str, ...] = ("forward",) if neuron.has_surrogate else ("forward", "backward")
     if surrogate:

@@ -232,7 +232,10 @@ def _module_signature(neuron: type[Neuron]) -> list[tuple[str, str, str]]:
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
         out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
-    return [*out, ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")]
+    return [
+        *out,
+        ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}"),
+    ]
 
 
 def _assignments(neuron: type[Neuron]) -> list[str]:
@@ -240,7 +243,11 @@ def _assignments(neuron: type[Neuron]) -> list[str]:
     lines = []
     started = {t.argument for t in neuron.learned}
     for p in (*module_arguments(neuron), *neuron.firing):
-        check = f'check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})' if isinstance(p, Float) else ""
+        check = (
+            f'check("{neuron.module}", "{p.name}", {p.name}, {_range_code(_module_range(p))})'
+            if isinstance(p, Float)
+            else ""
+        )
         value = f"float({p.name})" if isinstance(p, Float) else p.name  # TorchScript tells 2 from 2.0
         if p.name == "v_reset":
             lines += ["if v_reset is not None:", f"    {check}"]
@@ -299,7 +306,10 @@ def _module(neuron: type[Neuron]) -> str:
         *(f"    {name}: {what}" for name, _, what in signature),
         "",
         "Attributes:",
-        *(f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict." for s in neuron.states),
+        *(
+            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict."
+            for s in neuron.states
+        ),
     ]
     doc += [
         f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."

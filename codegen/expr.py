@@ -194,7 +194,9 @@ def straight_through(value: Any, carrier: Any) -> Any:
     """The value with the gradient of the carrier, for a value that the carrier was rounded to."""
     if isinstance(value, Expr):
         return Expr("straight_through", value, carrier)
-    return carrier + (value - carrier).detach()  # the value itself: the difference of a number and its rounding is exact
+    return (
+        carrier + (value - carrier).detach()
+    )  # the value itself: the difference of a number and its rounding is exact
 
 
 @functools.singledispatch

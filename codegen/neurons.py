@@ -349,16 +349,16 @@ class Lapicque(Neuron):
     name = "lapicque"
     module = "Lapicque"
     source = "Lapicque, Journal de Physiologie et de Pathologie Générale 9, 1907"
-    equations = ("h = v + (R * x - (v - v_reset)) * dt / (R * C)",)
+    equations = ("h = v + (resistance * x - (v - v_reset)) * dt / (resistance * capacitance)",)
     parameters = (
-        Float("R", 1.0, "resistance", POSITIVE),
-        Float("C", 2.0, "capacitance; R * C is the membrane time constant", POSITIVE),
-        Float("dt", 1.0, "length of a time step", POSITIVE),
+        Float("resistance", 1.0, "resistance of the membrane", POSITIVE),
+        Float("capacitance", 2.0, "its capacitance; resistance * capacitance is the time constant", POSITIVE),
+        Float("dt", 1.0, "length of a time step, in the unit of the time constant", POSITIVE),
     )
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
-        return v + (p.R * x - (v - p.v_reset)) * (p.dt / (p.R * p.C))
+        return v + (p.resistance * x - (v - p.v_reset)) * (p.dt / (p.resistance * p.capacitance))
 
 
 class CuBaLIF(Neuron):

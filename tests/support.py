@@ -37,7 +37,9 @@ def _kind(neuron: type[Neuron]) -> tuple[Any, ...]:
 
 
 KINDS = [
-    n.name for i, n in enumerate(NEURONS) if n.name == "lif" or (_kind(n) not in map(_kind, NEURONS[:i]) and n.name != "if")
+    n.name
+    for i, n in enumerate(NEURONS)
+    if n.name == "lif" or (_kind(n) not in map(_kind, NEURONS[:i]) and n.name != "if")
 ]
 """One neuron of each kind of schema, for what depends on nothing else: learned parameters, states, surrogate, resets."""
 
@@ -150,29 +152,26 @@ def _inputs(
 
 
 @functools.cache
-def calm(neuron: str) -> float:
+def calm(neuron: str, reset: str) -> float:
     """How strong an input the neuron bears: 1, or less where states or gradients would grow without bound.
 
     Above a threshold of their own, some neurons rise by themselves: with a soft reset, to infinity.
     """
     scale = 1.0
     while True:
-        peak = 0.0
-        for reset in resets(neuron):
-            tensors = _inputs(neuron, (60, 400), torch.float64, "cpu", 0, 2 * scale)
-            outputs = function(reference, neuron)(**tensors, **reset, store_v_seq=True)
-            grads = torch.autograd.grad(sum(o.sum() for o in outputs), list(tensors.values()))
-            peak = max(peak, *(float(t.detach().abs().max().nan_to_num(math.inf)) for t in (*outputs, *grads[:1])))
-        if peak < 1000:
+        tensors = _inputs(neuron, (60, 400), torch.float64, "cpu", 0, 1.5 * scale)
+        outputs = function(reference, neuron)(**tensors, **reset_options(neuron, reset), store_v_seq=True)
+        grads = torch.autograd.grad(sum(o.sum() for o in outputs), list(tensors.values()))
+        if all(float(t.detach().abs().nan_to_num(math.inf).max()) < 1000 for t in (*outputs, grads[0])):
             return scale
         scale /= 2
 
 
 def inputs(
-    neuron: str, shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", seed: int = 0
+    neuron: str, shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", seed: int = 0, reset: str = "hard"
 ) -> dict[str, Tensor]:
-    """x_seq, learned parameters and initial states of a neuron, leaves that want a gradient."""
-    return _inputs(neuron, shape, dtype, device, seed, calm(neuron))
+    """x_seq, learned parameters and initial states of a neuron, leaves that want a gradient; calm with that reset."""
+    return _inputs(neuron, shape, dtype, device, seed, calm(neuron, reset))
 
 
 def results(

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from snnkern import functional
+from snnkern.codegen.emit import SMOOTH_DTYPES, is_exact
 
 from support import (
     DTYPES,
-    NEURON_NAMES,
+    KINDS,
     NEURON_RESET_DTYPES,
-    SMOOTH_DTYPES,
     TOLERANCE,
     check_same,
     error,
     flag_settings,
     function,
     inputs,
-    is_exact,
     neuron_class,
     options_of,
     reset_options,
@@ -44,7 +43,7 @@ def settings(choices: list[dict[str, Any]], switches: list[dict[str, Any]]) -> I
 @each_case
 def test_spiking(case: str, device: str) -> None:
     neuron, reset, dtype = case.split(":")
-    tensors = inputs(neuron, (T, 3, 5), DTYPES[dtype], device)
+    tensors = inputs(neuron, (T, 3, 5), DTYPES[dtype], device, reset=reset)
     fixed = {**reset_options(neuron, reset), **options_of(neuron, v_threshold=0.75)}
     switches = [{**flags, "store_v_seq": store} for flags in flag_settings(neuron) for store in (False, True)]
     for setting in settings(surrogates(neuron), switches):
@@ -59,13 +58,13 @@ def test_smooth(case: str, device: str) -> None:
     # Small inputs and few steps: an unbounded primitive feeds back through the reset and grows with every step.
     tensors = {
         name: t.detach() * (0.25 if t.dim() else 1)
-        for name, t in inputs(neuron, (6, 3, 5), DTYPES[dtype], device).items()
+        for name, t in inputs(neuron, (6, 3, 5), DTYPES[dtype], device, reset=reset).items()
     }
     for setting in settings(surrogates(neuron, smooth=True), flag_settings(neuron)):
         check_same(neuron, tensors, **reset_options(neuron, reset), **setting)
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
+@pytest.mark.parametrize("neuron", KINDS)  # the loops are the same for all
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_length_around_a_chunk(neuron: str, dtype: str, device: str) -> None:
     for steps in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 50):
@@ -80,7 +79,7 @@ def test_cpu_and_cuda_agree(case: str) -> None:
     neuron, reset, dtype = case.split(":")
     outputs = {}
     for where in ("cpu", "cuda"):
-        tensors = inputs(neuron, (T, 3, 5), DTYPES[dtype], where)
+        tensors = inputs(neuron, (T, 3, 5), DTYPES[dtype], where, reset=reset)
         options = {**reset_options(neuron, reset), "store_v_seq": True}
         outputs[where] = [t.detach().cpu() for t in function(functional, neuron)(**tensors, **options)]
     assert torch.equal(outputs["cpu"][0], outputs["cuda"][0])
