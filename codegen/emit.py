@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -27,15 +27,19 @@ from .surrogates import SURROGATES, Surrogate
 # Names of the specification and their C++ types, in the order of enum Dtype.
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 SMOOTH_DTYPES = ("f32", "f64")
+NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
 HEADER = "// Made by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to build: keys of the specification. Everything, unless SNNKERN_ONLY says otherwise."""
+    """What to build: keys of the specification. Everything, unless SNNKERN_ONLY says otherwise.
+
+    In `surrogates`, None stands for the neurons that have none.
+    """
 
     neurons: tuple[type[Neuron], ...] = NEURONS
-    surrogates: tuple[type[Surrogate], ...] = SURROGATES
+    surrogates: tuple[type[Surrogate] | None, ...] = (None, *SURROGATES)
     resets: tuple[str, ...] = RESETS
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
@@ -45,7 +49,7 @@ class Selection:
         fields = (text or "*").split(":")
         legal: dict[str, dict[str, Any]] = {
             "neuron": {n.name: n for n in NEURONS},
-            "surrogate": {s.name: s for s in SURROGATES},
+            "surrogate": {NO_SURROGATE: None, **{s.name: s for s in SURROGATES}},
             "reset": {r: r for r in RESETS},
             "dtype": {d: d for d in DTYPES},
         }
@@ -60,13 +64,20 @@ class Selection:
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
         return cls(*chosen)
 
+    def of(self, neuron: type[Neuron]) -> Selection:
+        """What is built of one neuron: only surrogates and resets that it can have."""
+        surrogates = tuple(s for s in self.surrogates if (s is not None) == neuron.has_surrogate)
+        resets = tuple(r for r in self.resets if r in neuron.resets())
+        built = neuron in self.neurons and surrogates and resets and self.dtypes
+        return Selection((neuron,), surrogates, resets, self.dtypes) if built else Selection((), (), (), ())
+
     def combinations(self) -> list[str]:
-        """Every combination built, as 'lif:atan:hard:f32'."""
+        """Every combination built, as 'lif:atan:hard:f32'; 'li:none:soft:f32' where there is no surrogate."""
         return [
-            f"{n.name}:{s.name}:{r}:{d}"
+            f"{n.name}:{s.name if s else NO_SURROGATE}:{r}:{d}"
             for n in self.neurons
-            for s in self.surrogates
-            for r in self.resets
+            for s in self.of(n).surrogates
+            for r in self.of(n).resets
             for d in self.dtypes
         ]
 
@@ -77,15 +88,15 @@ def files(selection: Selection | None = None) -> dict[str, str]:
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
-    for surrogate in chosen.surrogates:
+    surrogates = [s for s in chosen.surrogates if s]
+    for surrogate in surrogates:
         out[f"surrogates/{surrogate.name}.h"] = surrogate_header(surrogate)
-    out["surrogates/any.h"] = any_surrogate_header(chosen)
-    for neuron in chosen.neurons:
-        out[f"cpu/neurons/{neuron.name}.cpp"] = cpu_file(neuron, chosen)
-        for part in (None, *chosen.surrogates):
-            out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen)
-    for surrogate in chosen.surrogates:
         out[f"cpu/surrogates/{surrogate.name}.cpp"] = cpu_surrogate_file(surrogate)
+    out["surrogates/any.h"] = any_surrogate_header(surrogates)
+    for neuron in filter(lambda n: chosen.of(n).neurons, chosen.neurons):
+        out[f"cpu/neurons/{neuron.name}.cpp"] = cpu_file(neuron, chosen.of(neuron))
+        for part in (None, *surrogates) if neuron.has_surrogate else (None,):
+            out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen.of(neuron))
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
     return out
@@ -106,7 +117,7 @@ class Argument:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if not float(value).is_integer() else f"{value:.0f}."
+    return f"{value:.0f}." if float(value).is_integer() else repr(value)
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -122,10 +133,12 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
         else:
             schema = f"float {p.name}={_number(p.default)}"
             out.append(Argument("Float", p.name, schema, p.range, p.inverse is not None))
-    out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
-    out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
+    if neuron.has_surrogate:
+        out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
+        out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
     out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
-    out.append(Argument("Spiking", "spiking", "bool spiking=True"))
+    if neuron.has_surrogate:
+        out.append(Argument("Spiking", "spiking", "bool spiking=True"))
     for p in tensor_parameters(neuron):
         out.append(Argument("Tensor", f"{p.symbol}_tensor", f"Tensor? {p.symbol}_tensor=None", p.tensor_range))
     return out
@@ -150,9 +163,9 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     plain = ", ".join(a.schema.split("=")[0] for a in arguments(neuron))
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
-        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor spike_seq, {states})",
-        "train": f"_{neuron.name}_train({inputs}) -> (Tensor spike_seq, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.name}_backward(Tensor? grad_spike_seq, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
     }
 
 
@@ -179,7 +192,9 @@ def registry() -> str:
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
     for n in NEURONS:
         schema = schemas(n)
-        lines.append(f'    {{"{n.name}", {len(n.states)}, {len(n.learned)}, k{n.module}Starts, k{n.module}Arguments,')
+        lines.append(
+            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
+        )
         lines.append(f"     {len(arguments(n))},")
         lines += [
             f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
@@ -252,7 +267,7 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     values.update({p.name: flag(f"p.{p.name}") for p in _flags(neuron)})
     floats = [values[_symbol(p)] for p in _floats(neuron)]
     if reset == "soft":
-        values["v_reset"] = lift(0)
+        values["v_reset"] = lift(0)  # also where the neuron has none
     names: dict[Expr, str] = {}
 
     step = Step(expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, names)
@@ -261,8 +276,37 @@ def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
     return Traced(x, old, floats, s, list(new), names)
 
 
+def is_exact(neuron: type[Neuron]) -> bool:
+    """Whether a step, except in smooth mode, has the same bits everywhere: it uses no function that libraries differ in."""
+    used = {e.op for reset in neuron.resets() for e in _outputs(trace(neuron, reset, smooth=False))}
+    return not used & (expr.FUNCTIONS.keys() - set(expr.EXACT))
+
+
+def _outputs(t: Traced) -> list[Expr]:
+    return expr.topological([t.spike, *t.new])
+
+
+# Names that the code of a step has already.
+_TAKEN_BY_STEP = frozenset(
+    "R S Params p x h s g gs gx surrogate state tape note g_param spike choose math".split()  # noqa: SIM905
+)
+
+
+def check_names(neuron: type[Neuron]) -> None:
+    """A neuron's states and numbers become names in C++ and Python, so each must be new."""
+    states, numbers = [s.name for s in neuron.states], [p.name for p in neuron.all_parameters()]
+    names = [*states, *numbers, *(t.name for t in neuron.learned)]
+    for name in names:
+        taken = name == "R" or (name in states and name in _TAKEN_BY_STEP)
+        if taken or names.count(name) > 1 or not name.isidentifier():
+            raise ValueError(
+                f"{neuron.name}: {name!r} cannot be the name of a state or parameter: it is taken, or no name"
+            )
+
+
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
+    check_names(neuron)
     floats, flags = _floats(neuron), _flags(neuron)
     params = f"{neuron.module}Params"
     fields = [_symbol(p) for p in floats]
@@ -293,8 +337,8 @@ struct {params} {{
 {sets}  }}
 }};
 """
-    for kind in KINDS:
-        for reset in RESETS:
+    for kind in KINDS if neuron.has_surrogate else KINDS[:2]:
+        for reset in neuron.resets():
             text += _step_struct(neuron, params, reset, kind)
     return text + "\n}  // namespace snnkern\n"
 
@@ -413,14 +457,14 @@ struct {surrogate.__name__} {{
     return text + "};\n\n}  // namespace snnkern\n"
 
 
-def any_surrogate_header(chosen: Selection) -> str:
+def any_surrogate_header(surrogates: Sequence[type[Surrogate]]) -> str:
     """The surrogate of a number, for kernels that are for checking or that would be too many: a call in the place of code."""
-    includes = "".join(f'#include "{s.name}.h"\n' for s in chosen.surrogates)
+    includes = "".join(f'#include "{s.name}.h"\n' for s in surrogates)
     functions = ""
     for name in ("gradient", "primitive"):
         cases = "".join(
             f"      case {SURROGATES.index(s)}:\n        return {s.__name__}<R>(p).{name}(x);\n"
-            for s in chosen.surrogates
+            for s in surrogates
             if name == "gradient" or s.has_primitive()
         )
         functions += f"""
@@ -467,13 +511,14 @@ PASSES = {
 Kernel = tuple[str, str, str]  # pass, reset, dtype
 
 
-def _kernels(passes: Iterable[str], chosen: Selection) -> list[Kernel]:
+def _kernels(neuron: type[Neuron], chosen: Selection) -> list[Kernel]:
+    """All kernels of a neuron, but for surrogates."""
     return [
         (name, reset, dtype)
-        for name in passes
+        for name in PASSES
         for reset in chosen.resets
         for dtype in chosen.dtypes
-        if PASSES[name][0] != "smooth" or dtype in SMOOTH_DTYPES
+        if PASSES[name][0] != "smooth" or (neuron.has_surrogate and dtype in SMOOTH_DTYPES)
     ]
 
 
@@ -490,13 +535,15 @@ def _row(device: str, name: str, made: dict[Kernel, str]) -> str:
 def cuda_file(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> str:
     """BPTT with a surrogate compiled in; or all kernels of a neuron that have none."""
     made: dict[Kernel, str] = {}
-    for kernel in _kernels(PASSES, chosen):
+    for kernel in _kernels(neuron, chosen):
         name, reset, dtype = kernel
         kind, is_backward = PASSES[name]
+        compiled_in = kind == "" and is_backward and neuron.has_surrogate
         # float64 is for checking: the passes for tensors do for it.
-        if (kind == "" and dtype == "f64") or (kind == "" and is_backward) != (surrogate is not None):
+        if (kind == "" and dtype == "f64") or compiled_in != (surrogate is not None):
             continue
-        used = surrogate.__name__ if surrogate else "AnySurrogate" if is_backward or kind == "smooth" else "NoSurrogate"
+        asks = neuron.has_surrogate and (is_backward or kind == "smooth")
+        used = surrogate.__name__ if surrogate else "AnySurrogate" if asks else "NoSurrogate"
         function = "backward" if is_backward else "forward"
         made[kernel] = f"&{function}<{struct_name(neuron, reset, kind)}, {used}, {DTYPES[dtype]}>"
     stem = surrogate.name if surrogate else "any"
@@ -515,7 +562,7 @@ def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
     """The kernels of a neuron on the CPU."""
     made: dict[Kernel, str] = {}
     definitions = ""
-    for kernel in _kernels(PASSES, chosen):
+    for kernel in _kernels(neuron, chosen):
         name, reset, dtype = kernel
         kind, is_backward = PASSES[name]
         function = "backward" if is_backward else "forward"
@@ -577,7 +624,7 @@ def _table(kind: str, name: str, cells: Sequence[Sequence[str]]) -> str:
 
 def cpu_table(chosen: Selection) -> str:
     """The kernels of each neuron, and each surrogate; null where this build has none."""
-    neurons = [[f"{n.name}_kernels" if n in chosen.neurons else ""] for n in NEURONS]
+    neurons = [[f"{n.name}_kernels" if chosen.of(n).neurons else ""] for n in NEURONS]
     surrogates = [[f"{s.name}_surrogate" if s in chosen.surrogates else ""] for s in SURROGATES]
     return f"""{HEADER}#include "../registry.h"
 
@@ -593,7 +640,9 @@ def cuda_table(chosen: Selection) -> str:
     """[neuron][0: shared, 1 + surrogate] -> row, or null where this build has none."""
     cells = [
         [
-            f"{n.name}_{s.name if s else 'shared'}" if n in chosen.neurons and (not s or s in chosen.surrogates) else ""
+            f"{n.name}_{s.name if s else 'shared'}"
+            if chosen.of(n).neurons and (not s or s in chosen.of(n).surrogates)
+            else ""
             for s in (None, *SURROGATES)
         ]
         for n in NEURONS

@@ -7,16 +7,20 @@ from typing import Any
 
 from .emit_python import function_name, module_arguments, step_equations
 from .formula import latex, latex_step
-from .neurons import NEURONS, Neuron, Range
+from .neurons import FIRING, NEURONS, Neuron, Range
 from .surrogates import SURROGATES, Surrogate
 
 
 def neuron_table() -> str:
-    rows = ["| neuron | function, operator | module | charge |", "|---|---|---|---|"]
+    rows = ["| neuron | function, operator | module | equations |", "|---|---|---|---|"]
     for n in NEURONS:
-        title = (n.__doc__ or "").split(":")[0].split(" whose ")[0].strip()
-        arguments = ", ".join(f"{p.name}={p.default}" for p in module_arguments(n))
-        equations = "<br>".join(f"`{' '.join(e.split())}`" for e in n.equations)
+        title = (n.__doc__ or "").split(":")[0].strip().rstrip(".")
+        usual = {p.name: p.default for p in FIRING}
+        unusual = [p for p in n.firing if p.default != usual[p.name]]
+        arguments = ", ".join(f"{p.name}={p.default}" for p in (*module_arguments(n), *unusual))
+        # Spike and reset stand above the table, where they are those of all neurons.
+        own = [e for e in n.firing_equations if e not in Neuron.firing_equations]
+        equations = "<br>".join(f"`{' '.join(e.split())}`" for e in (*n.equations, *own))
         rows.append(
             f"| {title} | `functional.{function_name(n)}`, `{n.name}_forward` | `nn.{n.module}({arguments})` | {equations} |"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from .emit import arguments, tensor_parameters
-from .neurons import NEURONS, Flag, Float, Neuron, Range
+from .neurons import NEURONS, Flag, Float, Neuron, Range, State
 from .surrogates import SURROGATES
 
 HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
@@ -79,22 +79,24 @@ def _signature(neuron: type[Neuron]) -> list[str]:
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines.append("*,")
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
-    lines += [f"surrogate: Surrogate = {SURROGATES[0].__name__}(),", "store_v_seq: bool = False,"]
-    return lines
+    if neuron.has_surrogate:
+        lines.append(f"surrogate: Surrogate = {SURROGATES[0].__name__}(),")
+    return [*lines, "store_v_seq: bool = False,"]
+
+
+def _start(s: State) -> str:
+    """Where a state starts, in words."""
+    return "v_reset, or 0 with soft reset" if s.start == "v_reset" else s.start
+
+
+def _of_states(neuron: type[Neuron]) -> str:
+    """The states in words, as the subject of a sentence."""
+    return "the potential" if len(neuron.states) == 1 else f"the states {', '.join(s.name for s in neuron.states)}"
 
 
 def step_equations(neuron: type[Neuron]) -> list[str]:
-    """All equations of a step: a neuron's own, and after its h those of firing and reset that it does not state itself."""
-    parameters = {p.name for p in neuron.all_parameters()}
-    own = [e.split("=")[0].strip() for e in neuron.equations]
-    added = []
-    if "s" not in own and "v_threshold" in parameters:
-        added.append("s = 1 if h >= v_threshold else 0")
-    if "v" not in own and "v_reset" in parameters:
-        added.append("v = v_reset if s == 1 else h   (hard reset)")
-        added.append("v = h - s * v_threshold   (soft reset, v_reset=None)")
-    charged = max((i for i, target in enumerate(own, 1) if target in ("h", "s")), default=len(own))
-    return [*neuron.equations[:charged], *added, *neuron.equations[charged:]]
+    """All equations of a step, as the docs print them."""
+    return [*neuron.equations, *neuron.firing_equations]
 
 
 def _docstring(neuron: type[Neuron], intro: str) -> str:
@@ -108,8 +110,9 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
             f"    {t.name}: {t.doc}; a tensor that broadcasts against x_seq[0], {t.range} (not checked on CUDA, where it would wait)"
         )
     for s in neuron.states:
-        start = f"{s.start}, or 0 with soft reset" if s.start == "v_reset" else s.start
-        lines.append(f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {start}")
+        lines.append(
+            f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}"
+        )
     for p in neuron.all_parameters():
         limits = f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
         lines.append(f"    {p.name}: {p.doc}{limits}")
@@ -117,16 +120,19 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
         "    Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
         "    the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
     ]
-    lines.append(
-        "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
-    )
-    lines.append("    store_v_seq: return the potential after every step instead of the last one")
+    if neuron.has_surrogate:
+        lines.append(
+            "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
+        )
+    lines.append(f"    store_v_seq: return {_of_states(neuron)} after every step instead of the last")
     names = ", ".join(s.name for s in neuron.states)
+    result = "spikes" if neuron.firing else "the potential after each step,"
     lines += [
         "",
         "Returns:",
-        f"    (spike_seq, {names}): spikes [T, N, ...] with the dtype of x_seq, and the potential [N, ...], or [T, N, ...] with",
-        "    store_v_seq, in the state dtype: float64 for float64 x_seq, else float32.",
+        f"    ({neuron.output}, {names}): {result} [T, N, ...] with the dtype of x_seq, and {_of_states(neuron)} after the last",
+        "    step, [N, ...], or after each with store_v_seq, [T, N, ...], in the state dtype: float64 for float64 x_seq,",
+        "    else float32.",
         "",
         "Raises:",
         "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
@@ -184,10 +190,11 @@ def reference_module() -> str:
         learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in n.all_parameters())
+        surrogate = "surrogate" if n.has_surrogate else "None"
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
             f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
-            f"        surrogate,\n        store_v_seq,\n    )\n"
+            f"        {surrogate},\n        store_v_seq,\n    )\n"
         )
         text += _function(
             n,
@@ -250,19 +257,37 @@ def _set(p: Float, symbol_range: Range, weight: str, learn: str, default: float 
     )
 
 
+def _module_signature(neuron: type[Neuron], learnable: list[Float]) -> list[tuple[str, str, str]]:
+    """The arguments of a module: (name, type = default, what it is)."""
+    out = []
+    for p in (*module_arguments(neuron), *neuron.firing):
+        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
+        out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + limits))
+    if neuron.has_surrogate:  # before detach_reset
+        doc = "stands for the derivative of the spike; see snnkern.surrogate"
+        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+    kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
+    return [
+        *out,
+        ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}"),
+        *(
+            (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
+            for p in learnable
+        ),
+        (
+            "channels",
+            "Optional[int] = None",
+            "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all",
+        ),
+    ]
+
+
 def _module(neuron: type[Neuron]) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
     every = [*(t.argument for t in neuron.learned), *neuron.all_parameters()]
-    own, rest = module_arguments(neuron), [p for p in neuron.all_parameters() if p not in neuron.parameters]
     learnable = [p for p in every if isinstance(p, Float) and p.name not in starts]
-    before = "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in own)
-    fired = [p for p in rest if not isinstance(p, Flag)]
-    before += "".join(f"        {p.name}: {_module_kind(p)} = {p.default!r},\n" for p in fired)
-    before += f"        surrogate: Surrogate = {SURROGATES[0].__name__}(),\n"
-    before += "        detach_reset: bool = False,\n        store_v_seq: bool = False,\n        *,\n"
-    before += "".join(f"        learn_{p.name}: bool = False,\n" for p in learnable)
-    before += "        channels: Optional[int] = None,\n"
-    sets = "        super().__init__(surrogate, detach_reset, store_v_seq, channels)\n"
+    signature = _module_signature(neuron, learnable)
+    sets = "        super().__init__(store_v_seq, channels)\n"
     for p in every:
         if isinstance(p, Float) and p.name in starts:
             learned = starts[p.name]
@@ -270,8 +295,10 @@ def _module(neuron: type[Neuron]) -> str:
             sets += _set(inverse, learned.range, learned.weight, "True", None)
         elif isinstance(p, Float):
             sets += _set(p, p.tensor_range, f"{p.name}_weight", f"learn_{p.name}", p.default)
-        elif p.name != "detach_reset":
+        else:
             sets += f"        self.{p.name} = {p.name}\n"
+    if neuron.has_surrogate:
+        sets += "        self._set_surrogate(surrogate)\n"
     states = [s.name for s in neuron.states]
     tensors = {f"{p.symbol}_tensor": p.name for p in learnable}
     symbols = {t.name: t for t in neuron.learned}
@@ -293,13 +320,17 @@ def _module(neuron: type[Neuron]) -> str:
         else:
             values.append(f"self.{a.name}")
     call = "".join(f"            {v},\n" for v in values)
-    names = ", ".join(["spike_seq", *states])
+    names = ", ".join([neuron.output, *states])
     keep = "".join(
         f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
-    annotations += "    v_reset: Optional[float]\n    _channels: Optional[int]\n    _surrogate_params: List[float]\n"
+    annotations += "    _channels: Optional[int]\n"
+    if "hard" in neuron.resets():
+        annotations += "    v_reset: Optional[float]\n"
+    if neuron.has_surrogate:
+        annotations += "    _surrogate_params: List[float]\n"
     annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
     annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in learnable)
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
@@ -309,23 +340,17 @@ def _module(neuron: type[Neuron]) -> str:
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
         "A program of torch.export keeps none: each of its calls starts afresh.",
         "",
-        *(f"    {e}" for e in neuron.equations),
+        *(f"    {e}" for e in step_equations(neuron)),
         "",
         "Args:",
-    ]
-    for p in (*own, *rest):
-        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
-        doc.append(f"    {p.name}: {p.doc}{limits}")
-        if p.name == "v_reset":
-            doc.append("    surrogate: stands for the derivative of the spike; see snnkern.surrogate")
-    doc += [
-        "    store_v_seq: keep the potential after every step of the last call as .v_seq",
-        f"    {', '.join(f'learn_{p.name}' for p in learnable)}: learn this parameter, from the value given, within its limits",
-        "    channels: learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one value for all",
-        "A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
+        *(f"    {name}: {what}" for name, _, what in signature),
+        "    A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
         "",
         "Attributes:",
-        "    v: the potential after the last call, [N, ...], or None; not in the state_dict.",
+        *(
+            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict."
+            for s in neuron.states
+        ),
     ]
     doc += [
         f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
@@ -339,6 +364,8 @@ def _module(neuron: type[Neuron]) -> str:
     doc += ["", f"Source: {neuron.source}."]
     docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
     shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
+    parameters = "".join(f"        {name}: {kind},\n" for name, kind, _ in signature)
+    parameters = parameters.replace("        learn_", "        *,\n        learn_", 1)
     return f'''
 
 class {neuron.module}(MultiStep):
@@ -351,13 +378,13 @@ class {neuron.module}(MultiStep):
 {annotations}
     def __init__(
         self,
-{before}    ) -> None:
+{parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
 {check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
-{keep}        return spike_seq  # type: ignore[no-any-return]
+{keep}        return {neuron.output}  # type: ignore[no-any-return]
 
     @torch.jit.export
     def reset(self) -> None:

@@ -27,8 +27,12 @@ FUNCTIONS: dict[str, Callable[[Expr, Expr, Expr], Value]] = {
     "atan": lambda d, e, a: d / (1 + a * a),
     "abs": lambda d, e, a: Expr("where", a < 0, -d, d),
     "floor": lambda d, e, a: 0.0,
+    "round": lambda d, e, a: 0.0,  # half to even
     "erfc": lambda d, e, a: d * ((-(a * a)).exp() * -1.1283791670955126),  # -2 / sqrt(pi)
 }
+
+EXACT = ("abs", "floor", "round")
+"""Those that give the same bits everywhere; libraries differ in the last bits of the others."""
 
 _COMPARISONS = ("<", "<=", ">", ">=")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3}
@@ -186,6 +190,15 @@ def select(s: Expr, a: Value, b: Value) -> Expr:
     return a if a is b else Expr("select", s, a, b)
 
 
+def straight_through(value: Any, carrier: Any) -> Any:
+    """The value with the gradient of the carrier, for a value that the carrier was rounded to."""
+    if isinstance(value, Expr):
+        return Expr("straight_through", value, carrier)
+    return (
+        carrier + (value - carrier).detach()
+    )  # the value itself: the difference of a number and its rounding is exact
+
+
 @functools.singledispatch
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, else b. A torch condition is served by the implementation that snnkern.reference registers."""
@@ -263,6 +276,8 @@ def backward(incoming: Sequence[tuple[Expr, Expr]], inputs: Sequence[Expr]) -> l
                 give(condition, d * (a - b))
             give(a, choose(condition, d, 0))
             give(b, choose(condition, 0, d))
+        elif e.op == "straight_through":
+            give(e.args[1], d)
         elif e.op in ("spike", "primitive"):
             give(e.args[0], d * Expr("gradient", e.args[0]))
         elif e.op in FUNCTIONS:
@@ -305,16 +320,16 @@ def smallest_cut(outputs: Sequence[Expr], sources: Sequence[Expr], incoming: Seq
 
 
 def value(outputs: Sequence[Expr], known: Mapping[Expr, Expr] | None = None) -> list[Expr]:
-    """The same values with every detach removed, once the gradients have been taken; and with `known` nodes replaced."""
+    """The values alone, without a detach, once the gradients have been taken; and with `known` nodes replaced."""
     done = dict(known or {})
     return [_value(e, done) for e in outputs]
 
 
 def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
-    """The same value with every detach removed: what remains after the gradient has been taken."""
+    """The value alone: what remains after the gradient has been taken."""
     if e not in done:
         args = [_value(a, done) for a in e.args]
-        if e.op == "detach":
+        if e.op in ("detach", "straight_through"):
             done[e] = args[0]
         elif e.op in ("where", "select"):  # the two branches may have become one
             done[e] = args[1] if args[1] is args[2] else Expr(e.op, *args)

@@ -109,6 +109,10 @@ template <class R>
 SNNKERN_FN R floor(R x) {
   return ::floor(x);
 }
+template <class R>
+SNNKERN_FN R round(R x) {
+  return ::rint(x);
+}
 // sin(x + quarters * pi / 2) for |x| up to 1e5. Those of the library, for any angle, hold tables in memory and are
 // large.
 SNNKERN_FN float sine(float x, int quarters) {
@@ -262,6 +266,10 @@ SNNKERN_FN double abs(double x) { return std::fabs(x); }
 template <class R>
 SNNKERN_FN R floor(R x) {
   return std::floor(x);
+}
+template <class R>
+SNNKERN_FN R round(R x) {
+  return std::rint(x);
 }
 // Used by few surrogates, or in smooth mode alone: the library's functions, which do not vectorise.
 template <class R>

@@ -51,9 +51,9 @@ struct Call {
   Tensor x;
   c10::SmallVector<Parameter, kMaxParams> parameters;
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
-  Reset reset = kHard;
+  Reset reset = kSoft;
   Dtype dtype = kF32;
-  int surrogate = 0;
+  int surrogate = -1;  // none
   bool spiking = true;
   KernelArgs args = {};  // parameters, flags, store_seq
 
@@ -116,6 +116,9 @@ std::string join(const std::vector<std::string>& names) {
   for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
   return out;
 }
+
+// As combinations name it.
+const char* surrogate_name(int surrogate) { return surrogate < 0 ? "none" : kSurrogates[surrogate].name; }
 
 int find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
@@ -233,11 +236,11 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         }
         break;
       case Kind::kReset:
-        call.reset = value.isNone() ? kSoft : kHard;
         if (value.isNone()) {
           call.args.params[param++] = 0;
           break;
         }
+        call.reset = kHard;
         [[fallthrough]];
       case Kind::kFloat: {
         const double number = value.toDouble();
@@ -266,9 +269,9 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   for (int k = 0; k < neuron.states; ++k) {
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
-  const SurrogateSpec& surrogate = kSurrogates[call.surrogate];
-  SNNKERN_CHECK(call, call.spiking || surrogate.has_primitive,
-                "spiking=False needs a surrogate with a smooth primitive; '", surrogate.name, "' has none");
+  SNNKERN_CHECK(call, call.spiking || kSurrogates[call.surrogate].has_primitive,
+                "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
+                "' has none");
   SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
                 "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
   return call;
@@ -330,7 +333,7 @@ const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() 
 
 void check_built(const Call& call, bool built) {
   SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":",
-                kSurrogates[call.surrogate].name, ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
+                surrogate_name(call.surrogate), ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
 }
 
@@ -346,11 +349,12 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const Pass whole = call.spiking ? (is_backward ? kTensorBackward : kTensorForward)
                                   : (is_backward ? kSmoothBackward : kSmoothForward);
   const size_t neuron = &call.neuron - kNeurons;
+  const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
     const Row<CpuKernel>* row = cpu::kNeuronTable[neuron][0];
     const CpuKernel kernel = look_up(row, tensors || !call.spiking ? whole : lean, call.reset, call.dtype);
-    const CpuSurrogate* surrogate = cpu::kSurrogateTable[call.surrogate][0];
-    check_built(call, kernel && (surrogate || (call.spiking && !is_backward)));
+    const CpuSurrogate* surrogate = needs_surrogate ? cpu::kSurrogateTable[call.surrogate][0] : nullptr;
+    check_built(call, kernel && (surrogate || !needs_surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));
@@ -363,9 +367,9 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const auto& rows = cuda::kTable[neuron];
   CudaKernel kernel = nullptr;
   if (!tensors && call.spiking)
-    kernel = look_up(rows[is_backward ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
-  const bool built = rows[call.surrogate + 1] || (call.spiking && !is_backward);
-  if (!kernel && built) kernel = look_up(rows[0], whole, call.reset, call.dtype);
+    kernel = look_up(rows[needs_surrogate ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
+  if (!kernel && (rows[call.surrogate + 1] || !needs_surrogate))
+    kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
   const c10::Device device = call.x.device();
@@ -461,8 +465,8 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   const Tensor x = time_major(call.x);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
-    check_tensor(call, "grad_spike_seq", grad_spikes);
-    check_shape(call, "grad_spike_seq", grad_spikes, true);
+    check_tensor(call, neuron.grad_output, grad_spikes);
+    check_shape(call, neuron.grad_output, grad_spikes, true);
   }
   for (const Tensor& t : grad_states) {
     if (!t.defined()) continue;
@@ -516,16 +520,18 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
 namespace {
 
-// What has_kernel(neuron, surrogate, reset, dtype) says is there.
+// What has_kernel(neuron, surrogate, reset, dtype) says is there; surrogate -1 is none.
 template <class HasKernel>
 std::vector<std::string> list(const HasKernel& has_kernel) {
   std::vector<std::string> out;
-  for (size_t n = 0; n < std::size(kNeurons); ++n) {
-    for (size_t s = 0; s < std::size(kSurrogates); ++s) {
+  for (int n = 0; n < static_cast<int>(std::size(kNeurons)); ++n) {
+    const int first = kNeurons[n].has_surrogate ? 0 : -1;
+    const int end = kNeurons[n].has_surrogate ? static_cast<int>(std::size(kSurrogates)) : 0;
+    for (int s = first; s < end; ++s) {
       for (int r = 0; r < kResets; ++r) {
         for (int d = 0; d < kDtypes; ++d) {
           if (has_kernel(n, s, r, d))
-            out.push_back(std::string(kNeurons[n].name) + ":" + kSurrogates[s].name + ":" + kResetNames[r] + ":" +
+            out.push_back(std::string(kNeurons[n].name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
                           kDtypeNames[d]);
         }
       }
@@ -539,7 +545,7 @@ std::vector<std::string> list(const HasKernel& has_kernel) {
 std::vector<std::string> compiled_combinations(const std::string& device) {
   if (device == "cpu") {
     return list([](int n, int s, int r, int d) {
-      return cpu::kSurrogateTable[s][0] && look_up(cpu::kNeuronTable[n][0], kTensorBackward, r, d);
+      return (s < 0 || cpu::kSurrogateTable[s][0]) && look_up(cpu::kNeuronTable[n][0], kTensorBackward, r, d);
     });
   }
 #ifdef SNNKERN_WITH_CUDA

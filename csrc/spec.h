@@ -26,7 +26,7 @@ enum class Kind {
   kState,            // Tensor?: an initial state
   kFloat,            // float
   kFlag,             // bool
-  kReset,            // float?: v_reset; None resets softly
+  kReset,            // float?: v_reset; None resets softly, as do neurons without this argument
   kSurrogate,        // str
   kSurrogateParams,  // float[]?
   kStoreSeq,         // bool
@@ -45,8 +45,9 @@ struct Argument {
 };
 
 struct NeuronSpec {
-  const char* name;
+  const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
   int states, learned;
+  bool has_surrogate;
   const int* starts;  // for each state, the parameter it starts at; -1 for 0
   const Argument* arguments;
   int argument_count;

@@ -32,23 +32,25 @@ class MultiStep(torch.nn.Module):
     _shown: tuple[str, ...] = ()
     _channels: int | None
 
-    def __init__(self, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool, channels: int | None) -> None:
+    def __init__(self, store_v_seq: bool, channels: int | None) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(surrogate, Surrogate):
-            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
         if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
-        self.surrogate = surrogate
-        self.detach_reset = detach_reset
         self.store_v_seq = store_v_seq
-        self._surrogate_name = surrogate.name
-        self._surrogate_params = surrogate.params
-        self._spiking = surrogate.spiking
         self._channels = channels
         for state in self._state_names:
             setattr(self, state, None)
             setattr(self, f"{state}_seq", None)
+
+    def _set_surrogate(self, surrogate: Surrogate) -> None:
+        if not isinstance(surrogate, Surrogate):
+            name = type(self).__name__
+            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
+        self.surrogate = surrogate
+        self._surrogate_name = surrogate.name
+        self._surrogate_params = surrogate.params
+        self._spiking = surrogate.spiking
 
     def _set(
         self,
@@ -160,4 +162,5 @@ class MultiStep(torch.nn.Module):
 
     def extra_repr(self) -> str:
         shown = [f"{name}={getattr(self, name)}" for name in self._shown]
-        return ", ".join([*shown, f"surrogate={self.surrogate}"])
+        surrogate = getattr(self, "surrogate", None)  # a neuron may have none
+        return ", ".join(shown if surrogate is None else [*shown, f"surrogate={surrogate}"])

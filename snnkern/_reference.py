@@ -79,7 +79,7 @@ def multistep(
     init: list[Tensor | None],
     learned: dict[str, Tensor],
     parameters: dict[str, Any],
-    surrogate: Surrogate,
+    surrogate: Surrogate | None,
     store_v_seq: bool,
 ) -> tuple[Tensor, ...]:
     """Runs a neuron over time: (spikes, then each state, the last or all)."""
@@ -87,12 +87,12 @@ def multistep(
     if x_seq.dim() < 2 or x_seq.shape[0] < 1:
         raise ValueError(f"x_seq must be [T, N, ...] with T >= 1, got shape {tuple(x_seq.shape)}")
     dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
-    soft = parameters["v_reset"] is None
+    soft = parameters.get("v_reset") is None  # also where the neuron has none
 
     def scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=x_seq.device)
 
-    p = SimpleNamespace(**{key: value.to(dtype) for key, value in learned.items()})
+    p = SimpleNamespace(v_reset=scalar(0.0), **{key: value.to(dtype) for key, value in learned.items()})
     for q in neuron.all_parameters():
         value = parameters[q.name]
         if isinstance(q, Float) and isinstance(value, Tensor):
@@ -106,7 +106,7 @@ def multistep(
         else:
             setattr(p, q.name, value)
 
-    select = _Select.apply if surrogate.spiking else blend
+    select = blend if surrogate and not surrogate.spiking else _Select.apply
 
     def fire(u: Tensor) -> Any:
         return _Fire.apply(u, surrogate)  # type: ignore[no-untyped-call]

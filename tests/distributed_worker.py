@@ -11,7 +11,7 @@ from torch import Tensor
 
 import snnkern
 
-from support import NEURON_NAMES, function, inputs, network, noise
+from support import KINDS, function, inputs, network, noise
 
 functional = snnkern.functional
 BATCH = 4
@@ -53,7 +53,7 @@ def mine(x: Tensor, rank: int, size: int) -> Tensor:
 
 def ddp(device: str, rank: int, size: int) -> None:
     """Each process has a part of the batch; the parameters become those of training in one process."""
-    for neuron in NEURON_NAMES:
+    for neuron in KINDS:
         net = network(neuron, device, torch.float64)
         parallel = torch.nn.parallel.DistributedDataParallel(net, device_ids=[rank] if device != "cpu" else None)
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
@@ -69,7 +69,7 @@ def fsdp(device: str, rank: int, size: int) -> None:
     from torch.distributed.tensor import DTensor, init_device_mesh
 
     mesh = init_device_mesh(device.partition(":")[0], (size,))
-    for neuron in NEURON_NAMES:
+    for neuron in KINDS:
         net = network(neuron, device, torch.float64)
         for layer in net:
             fully_shard(layer, mesh=mesh)
@@ -88,7 +88,7 @@ def dtensor(device: str, rank: int, size: int) -> None:
 
     mesh = init_device_mesh(device.partition(":")[0], (size,))
     shape = (20, 4, 6)
-    for neuron in NEURON_NAMES:
+    for neuron in KINDS:
         tensors = inputs(neuron, shape, torch.float64, device)
         for dim in (1, 2):
             for store_v_seq in (False, True):
@@ -130,7 +130,7 @@ def dtensor_time(device: str, rank: int, size: int) -> None:
     from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh(device.partition(":")[0], (size,))
-    for neuron in NEURON_NAMES:
+    for neuron in KINDS:
         tensors = inputs(neuron, (20, 4, 6), torch.float64, device)
         x = distribute_tensor(tensors["x_seq"].detach(), mesh, [Shard(0)])
         learned = [distribute_tensor(t.detach(), mesh) for t in tensors.values() if t.dim() == 0]

@@ -11,10 +11,10 @@ import torch
 import snnkern
 from snnkern import functional
 
-from support import NEURON_NAMES, function, inputs, network, neuron_class, noise, results, state_dtype
+from support import KINDS, function, inputs, network, neuron_class, noise, results, state_dtype
 
 pytestmark = pytest.mark.compatibility
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 
 

@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from snnkern import functional
 
-from support import NEURON_NAMES, function, inputs, neuron_class, noise
+from support import KINDS, function, inputs, neuron_class, noise
 
 pytestmark = pytest.mark.compatibility
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 each_kind = pytest.mark.parametrize("use_reentrant", [False, True], ids=["non_reentrant", "reentrant"])
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 import snnkern
 from snnkern import functional
 
-from support import NEURON_NAMES, function, inputs, network, neuron_class, noise
+from support import KINDS, function, inputs, network, neuron_class, noise
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.gpu]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 SHAPE = (20, 70)
 
 

@@ -9,10 +9,10 @@ import torch
 
 from snnkern import functional
 
-from support import DTYPES, NEURON_NAMES, fresh_process, inputs, results, threads
+from support import DTYPES, KINDS, fresh_process, inputs, results, threads
 
 pytestmark = pytest.mark.compatibility
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 
 @pytest.fixture(autouse=True)

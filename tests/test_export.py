@@ -12,10 +12,10 @@ from torch import Tensor
 
 import snnkern
 
-from support import NEURON_NAMES, eighths, fresh_process, gradients, inputs, network, noise, operator
+from support import KINDS, eighths, fresh_process, gradients, inputs, network, noise, operator, options_of
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("fresh_dynamo")]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 T, N = torch.export.Dim("T"), torch.export.Dim("N")
 RUN = """
@@ -36,7 +36,8 @@ class Run(torch.nn.Module):
         self.neuron = neuron
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = operator(self.neuron)(*tensors, surrogate="atan", store_v_seq=True)
+        options = options_of(self.neuron, surrogate="atan", store_v_seq=True)
+        outputs: tuple[Tensor, ...] = operator(self.neuron)(*tensors, **options)
         return outputs
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 import snnkern
 from snnkern import functional, reference
 
-from support import NEURON_NAMES, function, inputs, neuron_class, noise
+from support import KINDS, function, inputs, neuron_class, noise
 
 pytestmark = pytest.mark.compatibility
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 BATCH = 3
 
 

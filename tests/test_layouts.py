@@ -9,7 +9,7 @@ from torch import Tensor
 
 from snnkern import functional
 
-from support import DTYPES, NEURON_NAMES, check_same, inputs, noise
+from support import DTYPES, NEURON_NAMES, check_same, inputs, neuron_class, noise, options_of
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -60,12 +60,15 @@ def test_any_layout_matches_the_reference(
     store_v_seq: bool,
     detach_reset: bool,
 ) -> None:
-    tensors = {name: t.detach() for name, t in inputs(neuron, shape, DTYPES[dtype]).items()}
+    tensors = {
+        name: t.detach()
+        for name, t in inputs(neuron, shape, DTYPES[dtype], reset="hard" if v_reset is not None else "soft").items()
+    }
     tensors["x_seq"] = LAYOUTS[layout](tensors["x_seq"])
-    tensors["v_init"] = LAYOUTS[state_layout](tensors["v_init"])
-    check_same(
-        neuron, tensors, v_reset=v_reset, v_threshold=v_threshold, store_v_seq=store_v_seq, detach_reset=detach_reset
-    )
+    for state in neuron_class(neuron).states:
+        tensors[f"{state.name}_init"] = LAYOUTS[state_layout](tensors[f"{state.name}_init"])
+    options = {"v_reset": v_reset, "v_threshold": v_threshold, "detach_reset": detach_reset}
+    check_same(neuron, tensors, **options_of(neuron, **options, store_v_seq=store_v_seq))
 
 
 def test_dense_layouts_with_time_outermost_are_kept(device: str) -> None:

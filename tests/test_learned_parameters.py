@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from snnkern import functional, nn, surrogate
 from snnkern.codegen.emit import tensor_parameters
 
-from support import NEURON_NAMES, function, neuron_class, noise
+from support import NEURON_NAMES, calm, function, neuron_class, noise
 
 each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
 
@@ -22,7 +23,7 @@ def module(neuron: str) -> type[torch.nn.Module]:
 
 @each_neuron
 def test_each_parameter_is_learned(neuron: str, device: str) -> None:
-    x = noise((12, 2, 3, 4, 5), torch.float32, 0, device)
+    x = noise((12, 2, 3, 4, 5), torch.float32, 0, device, calm(neuron, "hard"))
     for p in tensor_parameters(neuron_class(neuron)):
         for channels in (None, 3):
             layer = module(neuron)(**{f"learn_{p.name}": True}, channels=channels).to(device)
@@ -32,7 +33,7 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
             out.sum().backward()
             assert weight.grad is not None and weight.grad.shape == weight.shape
             value = weight.detach()
-            if p.inverse or p.range.low == 0:
+            if p.tensor_range.low == 0 and p.tensor_range.high in (1, math.inf):
                 value = value.sigmoid() if p.tensor_range.high == 1 else value.exp()
             torch.testing.assert_close(1 / value if p.inverse else value, torch.full_like(value, p.default))
             learned = [t.reshape(()) for t in [layer.w.sigmoid()[:1]]] if hasattr(layer, "w") else []
@@ -67,7 +68,7 @@ def test_a_network_with_a_value_for_each_channel_learns() -> None:
 
 @each_neuron
 def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
-    x = noise((6, 2, 3, 4, 5), torch.float32, 0)
+    x = noise((6, 2, 3, 4, 5), torch.float32, 0, scale=calm(neuron, "hard"))
     for p in tensor_parameters(neuron_class(neuron)):
         given = torch.full((3, 1, 1), p.default)
         fixed, learned = module(neuron)(**{p.name: given}), module(neuron)(**{p.name: given, f"learn_{p.name}": True})
@@ -80,7 +81,7 @@ def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
 
 @each_neuron
 def test_scripted_and_loaded(neuron: str) -> None:
-    x = noise((6, 2, 3, 4, 5), torch.float32, 0)
+    x = noise((6, 2, 3, 4, 5), torch.float32, 0, scale=calm(neuron, "hard"))
     names = [f"learn_{p.name}" for p in tensor_parameters(neuron_class(neuron))]
     layer = module(neuron)(**dict.fromkeys(names, True), channels=3)
     stream = io.BytesIO()

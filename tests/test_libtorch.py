@@ -13,7 +13,7 @@ import torch
 
 from snnkern import functional, surrogate
 
-from support import NEURON_NAMES, network, noise
+from support import KINDS, network, noise
 
 pytestmark = [
     pytest.mark.compatibility,
@@ -73,7 +73,7 @@ def test_no_python_in_the_process(program: Path) -> None:
     assert "libsnnkern.so" in libraries and "libpython" not in libraries and "torch_python" not in libraries
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
+@pytest.mark.parametrize("neuron", KINDS)
 def test_forward_and_backward(neuron: str, program: Path, device: str, tmp_path: Path) -> None:
     net = network(neuron, device)
     x = noise((20, 3, 5), torch.float32, 0, device).requires_grad_()

@@ -13,7 +13,7 @@ import torch
 
 from snnkern import functional
 
-from support import DTYPES, NEURON_NAMES, function, inputs, neuron_class, noise
+from support import DTYPES, KINDS, NEURON_RESET_DTYPES, function, inputs, neuron_class, noise, reset_options
 
 pytestmark = pytest.mark.sanitize
 COUNTS = (1, 2, 3, 4, 8, 12, 130, 1032)
@@ -30,21 +30,24 @@ def run(
     return [*outputs, *torch.autograd.grad(outputs, wanted, incoming)]
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.parametrize("case", [c for c in NEURON_RESET_DTYPES if c.split(":")[0] in KINDS])
 @pytest.mark.parametrize("shift", [0, 1], ids=["aligned", "shifted"])
-def test_alone_and_among_others(neuron: str, dtype: str, v_reset: float | None, shift: int, device: str) -> None:
+def test_alone_and_among_others(case: str, shift: int, device: str) -> None:
+    neuron, reset, dtype = case.split(":")
     for steps in (1, 4, 5, 8, 9, 16, 17, 33):
         for count in COUNTS:
             store_v_seq = (steps + count) % 2 == 0
-            tensors = {name: t.detach() for name, t in inputs(neuron, (steps, count), DTYPES[dtype], device).items()}
+            tensors = {
+                name: t.detach()
+                for name, t in inputs(neuron, (steps, count), DTYPES[dtype], device, reset=reset).items()
+            }
             if shift:  # the base address is no multiple of a vector
                 x = tensors["x_seq"]
                 tensors["x_seq"] = x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
-            options = {"v_reset": v_reset, "store_v_seq": store_v_seq}
-            shapes = [(steps, count), (steps, count) if store_v_seq else (count,)]
-            dtypes = [DTYPES[dtype], tensors["v_init"].dtype]
+            options = {**reset_options(neuron, reset, 0.0), "store_v_seq": store_v_seq}
+            states = len(neuron_class(neuron).states)
+            shapes = [(steps, count), *([(steps, count) if store_v_seq else (count,)] * states)]
+            dtypes = [DTYPES[dtype], *([tensors["v_init"].dtype] * states)]
             incoming = [noise(s, d, i, device) for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))]
             together = run(neuron, tensors, incoming, **options)
             for k in {0, count // 2, count - 1}:

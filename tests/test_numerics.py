@@ -10,7 +10,7 @@ import torch
 from snnkern import functional, reference
 from snnkern.surrogate import ATan, Sigmoid
 
-from support import DTYPES, NEURON_NAMES, function, inputs, noise, results, threads
+from support import DTYPES, NEURON_NAMES, inputs, noise, results, threads
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -100,24 +100,6 @@ def test_deterministic_algorithms_are_accepted(device: str) -> None:
             results(functional, neuron, inputs(neuron, (20, 6), torch.float32, device))
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
-def test_chunks_of_a_sequence_give_the_whole(neuron: str, device: str) -> None:
-    """The state carries over, and so does its gradient."""
-    tensors = inputs(neuron, (37, 5), torch.float64, device)
-    whole, whole_grads = results(functional, neuron, tensors)
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    others = {name: t for name, t in leaves.items() if name != "x_seq"}
-    spikes, state = [], others.pop("v_init")
-    for part in leaves["x_seq"].split([1, 16, 20]):
-        s, state = function(functional, neuron)(part, v_init=state, **others)
-        spikes.append(s)
-    assert torch.equal(torch.cat(spikes), whole[0]) and torch.equal(state, whole[1])
-    incoming = [noise(tuple(o.shape), o.dtype, 100 + i, device) for i, o in enumerate(whole)]
-    grads = torch.autograd.grad([torch.cat(spikes), state], list(leaves.values()), incoming)
-    for name, grad in zip(leaves, grads, strict=True):
-        torch.testing.assert_close(grad, whole_grads[name], rtol=1e-12, atol=1e-12)
 
 
 def test_reference_and_operator_agree_on_tiny_numbers(device: str) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import snnkern
 
-from support import NEURON_NAMES, neuron_class, noise, operator
+from support import KINDS, NEURON_NAMES, neuron_class, noise, operator, resets
 from test_layouts import channels_last
 
 pytestmark = pytest.mark.compatibility
@@ -19,11 +19,37 @@ COMMON = (
     "bool decay_input=True, float v_threshold=1., float? v_reset=0., bool detach_reset=False, str surrogate='sigmoid', "
     "float[]? surrogate_params=None, bool store_v_seq=False, bool spiking=True) -> (Tensor spike_seq, Tensor v)"
 )
+ONE_STATE = COMMON.removeprefix("bool decay_input=True, ")
 # Written out here on purpose: users call these, so a change of the generator must not change them unnoticed.
+FIRING = "float v_threshold=1., bool detach_reset=False"
+SURROGATE = "str surrogate='sigmoid', float[]? surrogate_params=None, bool store_v_seq=False, bool spiking=True"
+RECOVERY = "float w_rest=0., float tau_w=2., float a=0., float b=0., "
 SCHEMAS = {
-    "if": "(Tensor x_seq, Tensor? v_init=None, " + COMMON.removeprefix("bool decay_input=True, "),
+    "if": "(Tensor x_seq, Tensor? v_init=None, " + ONE_STATE,
     "lif": "(Tensor x_seq, Tensor? v_init=None, float tau=2., " + COMMON,
     "plif": "(Tensor x_seq, Tensor decay, Tensor? v_init=None, " + COMMON,
+    "qif": "(Tensor x_seq, Tensor? v_init=None, float tau=2., float v_c=0.8, float a0=1., float v_rest=0., "
+    + ONE_STATE.replace("v_reset=0.", "v_reset=-0.1"),
+    "eif": "(Tensor x_seq, Tensor? v_init=None, float tau=2., float delta_T=1., float theta_rh=0.8, float v_rest=0., "
+    + ONE_STATE.replace("v_reset=0.", "v_reset=-0.1"),
+    "izhikevich": "(Tensor x_seq, Tensor? v_init=None, Tensor? w_init=None, float tau=2., float v_c=0.8, float a0=1., "
+    "float v_rest=-0.1, " + RECOVERY + ONE_STATE.replace("Tensor v)", "Tensor v, Tensor w)"),
+    "adex": "(Tensor x_seq, Tensor? v_init=None, Tensor? w_init=None, float tau=2., float delta_T=1., "
+    "float theta_rh=0.8, float v_rest=0., "
+    + RECOVERY
+    + ONE_STATE.replace("v_reset=0.", "v_reset=-0.1").replace("Tensor v)", "Tensor v, Tensor w)"),
+    "ilif": f"(Tensor x_seq, Tensor? v_init=None, float tau=1.3333333333333333, float max_spike_count=4., {FIRING}, "
+    "bool store_v_seq=False) -> (Tensor spike_seq, Tensor v)",
+    "cuba": "(Tensor x_seq, Tensor? v_init=None, Tensor? i_init=None, float alpha=0.9, float beta=0.9, "
+    + ONE_STATE.replace("Tensor v)", "Tensor v, Tensor i)"),
+    "alif": "(Tensor x_seq, Tensor? v_init=None, Tensor? b_init=None, float tau=2., float rho=0.95, float adapt=1.8, "
+    + ONE_STATE.replace("Tensor v)", "Tensor v, Tensor b)"),
+    "klif": "(Tensor x_seq, Tensor? v_init=None, float tau=2., bool decay_input=True, float k=1., "
+    "bool scale_reset=False, " + ONE_STATE,
+    "clif": f"(Tensor x_seq, Tensor? v_init=None, Tensor? m_init=None, float tau=2., {FIRING}, {SURROGATE}) -> "
+    "(Tensor spike_seq, Tensor v, Tensor m)",
+    "li": "(Tensor x_seq, Tensor? v_init=None, float tau=2., bool decay_input=True, bool store_v_seq=False) -> "
+    "(Tensor v_seq, Tensor v)",
 }
 
 
@@ -44,11 +70,12 @@ def samples(neuron: str, device: str) -> list[tuple[tuple[Any, ...], dict[str, A
         learned = tuple(torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned)
         out.append(((x, *learned), {}))
         out.append(((x, *learned, noise(tuple(x.shape[1:]), torch.float32, 4, device)), {"store_v_seq": True}))
-        out.append(((x, *learned), {"v_reset": None, "surrogate": "atan", "surrogate_params": [3.0]}))
+        if neuron_class(neuron).has_surrogate:
+            out.append(((x, *learned), {**resets(neuron)[-1], "surrogate": "atan", "surrogate_params": [3.0]}))
     return out
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
+@pytest.mark.parametrize("neuron", KINDS)
 def test_opcheck(neuron: str, device: str) -> None:
     for args, kwargs in samples(neuron, device):
         for grad in (False, True):
@@ -57,7 +84,7 @@ def test_opcheck(neuron: str, device: str) -> None:
         torch.library.opcheck(operator(neuron, "_{}_train").default, args, kwargs)
 
 
-@pytest.mark.parametrize("neuron", NEURON_NAMES)
+@pytest.mark.parametrize("neuron", KINDS)
 def test_opcheck_of_backward(neuron: str, device: str) -> None:
     op = operator(neuron, "{}_backward").default
     for args, kwargs in samples(neuron, device):

@@ -11,11 +11,12 @@ from torch import Tensor
 
 import snnkern
 from snnkern import functional
+from snnkern.codegen.neurons import RESETS
 
-from support import NEURON_NAMES, fresh_process, function, inputs, network, noise, operator
+from support import KINDS, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
-each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
+each_neuron = pytest.mark.parametrize("neuron", KINDS)
 
 
 def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -29,10 +30,10 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 def test_scripted_operator(neuron: str, device: str) -> None:
     tensors = inputs(neuron, (20, 6), torch.float32, device)
     arguments = ", ".join(tensors)
-    unit = torch.jit.CompilationUnit(
-        f"def run({arguments}):\n    return torch.ops.snnkern.{neuron}_forward({arguments}, surrogate='atan')\n"
-    )
-    outputs, expected = unit.run(**tensors), operator(neuron)(*tensors.values(), surrogate="atan")
+    options = options_of(neuron, surrogate="atan")
+    given = ", ".join([*tensors, *(f"{name}={value!r}" for name, value in options.items())])
+    unit = torch.jit.CompilationUnit(f"def run({arguments}):\n    return torch.ops.snnkern.{neuron}_forward({given})\n")
+    outputs, expected = unit.run(**tensors), operator(neuron)(*tensors.values(), **options)
     for a, b in zip(outputs, expected, strict=True):
         assert torch.equal(a, b)
     leaves = list(tensors.values())
@@ -42,10 +43,10 @@ def test_scripted_operator(neuron: str, device: str) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("reset", RESETS)
 @each_neuron
-@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-def test_scripted_modules_with_state_and_gradients(neuron: str, v_reset: float | None, device: str) -> None:
-    net = network(neuron, device, v_reset=v_reset)
+def test_scripted_modules_with_state_and_gradients(neuron: str, reset: str, device: str) -> None:
+    net = network(neuron, device, **reset_options(neuron, reset, 0.0))
     scripted = torch.jit.script(net)
     for other in (scripted, saved_and_loaded(scripted)):
         snnkern.nn.reset(net)

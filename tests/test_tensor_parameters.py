@@ -12,12 +12,24 @@ from torch import Tensor
 
 from snnkern import functional, reference, surrogate
 from snnkern.codegen.emit import tensor_parameters
-from snnkern.codegen.neurons import RESETS, Float
+from snnkern.codegen.neurons import Float
 
-from support import DTYPES, NEURON_NAMES, check_same, function, inputs, neuron_class, noise, operator, state_dtype
+from support import (
+    DTYPES,
+    NEURON_NAMES,
+    check_same,
+    function,
+    inputs,
+    neuron_class,
+    noise,
+    operator,
+    options_of,
+    reset_options,
+    state_dtype,
+)
 
 each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
-each_reset = pytest.mark.parametrize("reset", RESETS)
+each_reset = pytest.mark.parametrize("case", [f"{n}:{r}" for n in NEURON_NAMES for r in neuron_class(n).resets()])
 STEP = (2, 3, 4, 5)  # [N, C, H, W]
 # What people train: a value for a layer, a channel, a neuron; and shapes for which a kernel has to be given a copy.
 SHAPES = [(), (1,), (3, 1, 1), (1, 3, 1, 1), (5,), (2, 1, 1, 1), (4, 1), STEP, (3, 4, 5), (3, 1, 5), (2, 1, 4, 1)]
@@ -25,44 +37,49 @@ SHAPES = [(), (1,), (3, 1, 1), (1, 3, 1, 1), (5,), (2, 1, 1, 1), (4, 1), STEP, (
 
 def value(p: Float, shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> Tensor:
     """Values around the default, within the range of the parameter."""
-    around = p.default + 0.2 * noise(shape, torch.float64, seed).abs()
-    if p.range.high != float("inf"):
-        around = p.default - (around - p.default) * 0.2
-    return around.to(dtype).to(device)
+    around = 0.2 * noise(shape, torch.float64, seed).abs()
+    if p.range.integer:
+        around = around.ceil()
+    elif p.range.high != float("inf"):
+        around = -0.2 * around
+    return (p.default + around).to(dtype).to(device)
 
 
-def numbers(neuron: str, reset: str) -> list[Float]:
+def numbers(neuron: str, reset: str = "hard") -> list[Float]:
     return [p for p in tensor_parameters(neuron_class(neuron)) if p.name != "v_reset" or reset == "hard"]
 
 
 def options(neuron: str, reset: str) -> dict[str, Any]:
-    return {"surrogate": surrogate.ATan(), **({"v_reset": None} if reset == "soft" else {})}
+    hard = {p.name: p.default for p in numbers(neuron)}.get("v_reset", 0.0)
+    return {**options_of(neuron, surrogate=surrogate.ATan()), **reset_options(neuron, reset, hard)}
 
 
 @each_reset
-@each_neuron
-def test_each_parameter_at_every_shape(neuron: str, reset: str, device: str) -> None:
+def test_each_parameter_at_every_shape(case: str, device: str) -> None:
+    neuron, reset = case.split(":")
     for layout in (torch.contiguous_format, torch.channels_last):
-        tensors = inputs(neuron, (7, *STEP), torch.float64, device)
+        tensors = inputs(neuron, (7, *STEP), torch.float64, device, reset=reset)
         x = tensors["x_seq"].detach()
         tensors["x_seq"] = x.flatten(0, 1).contiguous(memory_format=layout).unflatten(0, x.shape[:2])
         for i, (p, shape) in enumerate(itertools.product(numbers(neuron, reset), SHAPES)):
             given = {p.name: value(p, shape, torch.float64, device, i)}
-            check_same(neuron, {**tensors, **given}, parameter_tolerance=1e-9, **options(neuron, reset))
+            others = {name: o for name, o in options(neuron, reset).items() if name != p.name}
+            check_same(neuron, {**tensors, **given}, parameter_tolerance=1e-9, **others)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_reset
-@each_neuron
-def test_all_parameters_at_once(neuron: str, reset: str, dtype: str, device: str) -> None:
+def test_all_parameters_at_once(case: str, dtype: str, device: str) -> None:
     """With and without initial states, whose start may be a parameter; over several checkpoints."""
+    neuron, reset = case.split(":")
     for steps, store_v_seq, init in ((1, False, True), (5, True, False), (37, False, False)):
-        tensors = inputs(neuron, (steps, *STEP), DTYPES[dtype], device)
+        tensors = inputs(neuron, (steps, *STEP), DTYPES[dtype], device, reset=reset)
         if not init:
             tensors = {name: t for name, t in tensors.items() if not name.endswith("_init")}
         for i, p in enumerate(numbers(neuron, reset)):
             tensors[p.name] = value(p, SHAPES[(i + steps) % len(SHAPES)], state_dtype(DTYPES[dtype]), device, i)
-        check_same(neuron, tensors, store_v_seq=store_v_seq, **options(neuron, reset))
+        others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
+        check_same(neuron, tensors, store_v_seq=store_v_seq, **others)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -70,7 +87,7 @@ def test_all_parameters_at_once(neuron: str, reset: str, dtype: str, device: str
 def test_gradient_has_the_dtype_of_the_parameter(neuron: str, dtype: torch.dtype, device: str) -> None:
     x = noise((4, 3, 5), torch.float32, 0, device)
     learned = [torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned]
-    for p in numbers(neuron, "hard"):
+    for p in numbers(neuron):
         t = value(p, (5,), dtype, device, 1).requires_grad_()
         results = []
         for module in (functional, reference):
@@ -85,7 +102,7 @@ def test_gradient_has_the_dtype_of_the_parameter(neuron: str, dtype: torch.dtype
 def test_a_tensor_equals_its_number(neuron: str, device: str) -> None:
     tensors = inputs(neuron, (20, 3, 5), torch.float32, device)
     plain = function(functional, neuron)(**tensors)
-    for p in numbers(neuron, "hard"):
+    for p in numbers(neuron):
         given = function(functional, neuron)(**tensors, **{p.name: torch.tensor(p.default, device=device)})
         assert all(torch.equal(a, b) for a, b in zip(plain, given, strict=True)), p.name
 
@@ -93,7 +110,7 @@ def test_a_tensor_equals_its_number(neuron: str, device: str) -> None:
 @each_neuron
 def test_the_same_bits_on_every_run(neuron: str, device: str) -> None:
     tensors = inputs(neuron, (20, 64, 3, 50), torch.float32, device)
-    given = {p.name: value(p, (3, 1), torch.float32, device, 0).requires_grad_() for p in numbers(neuron, "hard")}
+    given = {p.name: value(p, (3, 1), torch.float32, device, 0).requires_grad_() for p in numbers(neuron)}
     runs = []
     for _ in range(3):
         outputs = function(functional, neuron)(**tensors, **given)
