@@ -271,7 +271,28 @@ def _outputs(t: Traced) -> list[Expr]:
 
 
 # Names that the code of a step has already.
-_TAKEN_BY_STEP = frozenset(["R", "S", "Params", "p", "x", "h", "s", "g", "gs", "gx", "surrogate", "state", "tape", "note", "g_param", "spike", "choose", "math"])
+_TAKEN_BY_STEP = frozenset(
+    [
+        "R",
+        "S",
+        "Params",
+        "p",
+        "x",
+        "h",
+        "s",
+        "g",
+        "gs",
+        "gx",
+        "surrogate",
+        "state",
+        "tape",
+        "note",
+        "g_param",
+        "spike",
+        "choose",
+        "math",
+    ]
+)
 
 
 def check_names(neuron: type[Neuron]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from snnkern.codegen import emit, emit_python
 from snnkern.codegen.__main__ import differences, write
 from snnkern.codegen.expr import where
-from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range
+from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range, State
 
 from support import COMBINATIONS, evaluate
 
@@ -49,7 +49,11 @@ def contents(tree: Path) -> dict[str, bytes]:
 def test_list_is_every_combination() -> None:
     out = run("--list", SNNKERN_ONLY="")
     assert out.stdout.split() == COMBINATIONS
-    assert len(COMBINATIONS) == len(emit.NEURONS) * len(emit.SURROGATES) * 2 * 4 >= 3 * 22 * 2 * 4
+    assert len(set(COMBINATIONS)) == len(COMBINATIONS) >= 10 * 22 * 2 * 4
+    for combination in ("lif:atan:hard:f32", "izhikevich:sigmoid:soft:bf16", "clif:erf:soft:f64", "ilif:none:soft:f32"):
+        assert combination in COMBINATIONS
+    for nothing in ("clif:erf:hard:f64", "ilif:atan:soft:f32", "li:none:hard:f32", "lif:none:hard:f32"):
+        assert nothing not in COMBINATIONS
 
 
 def test_every_combination_has_forward_and_backward_kernels_on_both_devices() -> None:
@@ -58,10 +62,11 @@ def test_every_combination_has_forward_and_backward_kernels_on_both_devices() ->
         neuron, surrogate, reset, dtype = combination.split(":")
         for device, ending in emit.DEVICES.items():
             n = next(n for n in emit.NEURONS if n.name == neuron)
-            s = next(s for s in emit.SURROGATES if s.name == surrogate)
+            s = next((s.__name__ for s in emit.SURROGATES if s.name == surrogate), "NoSurrogate")
             struct, ctype = emit.struct_name(n, reset, False), emit.DTYPES[dtype]
-            assert f"backward<{struct}, {s.__name__}, {ctype}>" in files[f"{device}/{neuron}/{surrogate}.{ending}"]
-            assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"{device}/{neuron}/forward.{ending}"]
+            forward = "none" if surrogate == "none" else "forward"
+            assert f"backward<{struct}, {s}, {ctype}>" in files[f"{device}/{neuron}/{surrogate}.{ending}"]
+            assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"{device}/{neuron}/{forward}.{ending}"]
 
 
 def test_same_bytes_under_any_hash_seed_and_a_second_run_writes_nothing(tree: Path) -> None:
@@ -94,8 +99,11 @@ def test_stale_files_are_removed_and_check_reports(tree: Path) -> None:
 def test_only(tree: Path) -> None:
     out = run("--list", SNNKERN_ONLY="lif,plif:atan:*:f32")
     assert out.stdout.split() == [f"{n}:atan:{r}:f32" for n in ("lif", "plif") for r in ("hard", "soft")]
-    run(cwd=tree, SNNKERN_ONLY="lif:atan:hard:f32")
+    out = run("--list", SNNKERN_ONLY="lif,clif,li:atan,none:*:f32")
+    assert out.stdout.split() == ["lif:atan:hard:f32", "lif:atan:soft:f32", "clif:atan:soft:f32", "li:none:soft:f32"]
+    run(cwd=tree, SNNKERN_ONLY="lif,ilif:atan:hard:f32")
     made = contents(tree)
+    assert "csrc/generated/cpu/ilif/none.cpp" not in made
     assert "csrc/generated/cuda/lif/atan.cu" in made and "csrc/generated/cuda/if/atan.cu" not in made
     assert b"double" not in made["csrc/generated/cpu/lif/atan.cpp"]
 
@@ -103,7 +111,7 @@ def test_only(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lyf", "unknown neuron 'lyf'; expected one of if, lif, plif"),
+        ("lyf", "unknown neuron 'lyf'; expected one of if, lif, plif, "),
         ("lif:tan", "unknown surrogate 'tan'"),
         ("lif:atan:hard:f8", "unknown dtype 'f8'; expected one of f32, f64, f16, bf16"),
         ("a:b:c:d:e", "expected neuron:surrogate:reset:dtype"),
@@ -148,11 +156,60 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
         compile(text, "generated", "exec")
 
 
+class Plain(Toy):
+    """The same without v_reset and without a surrogate, its output the potential."""
+
+    firing = ()
+    has_surrogate = False
+    output = "v_seq"
+    states = (State("v", "potential"),)
+
+    @classmethod
+    def step(cls, x: Any, states: Any, p: Any, step: Any) -> Any:
+        v = cls.charge(x, *states, p)
+        return v, [v]
+
+
+def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = (*emit.NEURONS, Plain)
+    monkeypatch.setattr(emit, "NEURONS", more)
+    monkeypatch.setattr(emit_python, "NEURONS", more)
+    selection = emit.Selection(neurons=(Plain,))
+    assert selection.combinations() == [f"toy:none:soft:{d}" for d in emit.DTYPES]
+    files = emit.files(selection)
+    assert {p for p in files if "/toy/" in p} == {"cpu/toy/none.cpp", "cuda/toy/none.cu"}
+    assert "ToyHard" not in files["neurons/toy.h"] and "Smooth" not in files["neurons/toy.h"]
+    schema = "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, bool store_v_seq=False) -> (Tensor v_seq, "
+    assert schema in files["registry.h"] and '"grad_v_seq"' in files["registry.h"]
+    text = emit_python.files()["functional.py"].partition("def toy(")[2]
+    assert "surrogate" not in text and "v_threshold" not in text
+
+
+@pytest.mark.parametrize(("state", "parameter"), [("h", "keep"), ("v", "v"), ("v", "R"), ("v", "two words")])
+def test_names_that_would_clash_are_refused(state: str, parameter: str) -> None:
+    class Clash(Toy):
+        """A neuron whose names are not new."""
+
+        states = (State(state, "potential"),)
+        parameters = (Float(parameter, 0.5, "what stays"),)
+
+    with pytest.raises(ValueError, match=r"toy: .* cannot be the name of a state or parameter"):
+        emit.neuron_header(Clash)
+
+
 @pytest.mark.parametrize("neuron", emit.NEURONS, ids=lambda n: n.name)
-def test_a_tape_holds_one_number_a_step(neuron: type[Neuron]) -> None:
-    """And one for each learned parameter; x and the old state are two."""
-    tapes = re.findall(r"kTape = (\d+)", emit.neuron_header(neuron))
-    assert tapes == [str(1 + len(neuron.learned))] * 4  # hard and soft, spiking and smooth
+def test_a_tape_is_small(neuron: type[Neuron]) -> None:
+    """No more than a number for each learned parameter and two for the rest, whatever the step computes."""
+    tapes = [int(count) for count in re.findall(r"kTape = (\d+)", emit.neuron_header(neuron))]
+    assert len(tapes) == len(neuron.resets()) * (2 if neuron.has_surrogate else 1)  # spiking and smooth
+    assert max(tapes) <= len(neuron.learned) + min(2, 1 + len(neuron.states))
+    if neuron.name in ("if", "lif", "plif", "cuba", "li"):  # linear in the potential
+        assert max(tapes) <= 1 + len(neuron.learned)
+
+
+def test_exactness_follows_from_the_equations() -> None:
+    """Neurons whose step uses a function that libraries round differently are held to a tolerance."""
+    assert [n.name for n in emit.NEURONS if not emit.is_exact(n)] == ["eif", "adex", "clif"]
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
