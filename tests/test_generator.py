@@ -178,7 +178,7 @@ def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatc
     assert selection.combinations() == [f"toy:none:soft:{d}" for d in emit.DTYPES]
     files = emit.files(selection)
     assert {p for p in files if "/toy/" in p} == {"cpu/toy/none.cpp", "cuda/toy/none.cu"}
-    assert "ToyHard" not in files["neurons/toy.h"] and "Smooth" not in files["neurons/toy.h"]
+    assert "ToyHard" not in files["neurons/toy.h"] and "ToySoftSmooth" not in files["neurons/toy.h"]
     schema = "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, bool store_v_seq=False) -> (Tensor v_seq, "
     assert schema in files["registry.h"] and '"grad_v_seq"' in files["registry.h"]
     text = emit_python.files()["functional.py"].partition("def toy(")[2]
