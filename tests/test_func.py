@@ -194,7 +194,7 @@ def test_double_backward_is_an_error_and_the_reference_does_it(neuron: str, devi
     with pytest.raises(RuntimeError, match=re.escape(message)):
         torch.func.jacrev(torch.func.grad(total))(x.detach())
     spikes = function(reference, neuron)(**tensors)[0]
-    (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(spikes.square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(grad.square().sum(), x)
     assert second.abs().max() > 0
 

@@ -168,6 +168,7 @@ class Plain(Toy):
     """The same without v_reset and without a surrogate, its output the potential."""
 
     firing = ()
+    firing_equations = ()
     has_surrogate = False
     output = "v_seq"
     states = (State("v", "potential"),)
@@ -190,7 +191,7 @@ def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatc
     schema = "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, bool store_v_seq=False, Tensor? keep_tensor=None) -> (Tensor v_seq, "
     assert schema in files["registry.h"] and '"grad_v_seq"' in files["registry.h"]
     text = emit_python.files()["functional.py"].partition("def toy(")[2]
-    assert "surrogate" not in text and "v_threshold" not in text
+    assert "surrogate:" not in text and "v_threshold" not in text
 
 
 @pytest.mark.parametrize(("state", "parameter"), [("h", "keep"), ("v", "v"), ("v", "R"), ("v", "two words")])
