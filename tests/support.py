@@ -72,9 +72,10 @@ def network(
     so no spike.
     """
     module = getattr(nn, neuron_class(neuron).module)
+    scale = calm(neuron, "soft" if options.get("v_reset", 0.0) is None else "hard")  # a power of 2
     net = torch.nn.Sequential(torch.nn.Linear(5, 6), module(**options), torch.nn.Linear(6, 4), module(**options))
     for i, p in enumerate(p for layer in net if isinstance(layer, torch.nn.Linear) for p in layer.parameters()):
-        p.data = eighths(noise(tuple(p.shape), torch.float32, 50 + i))
+        p.data = eighths(noise(tuple(p.shape), torch.float32, 50 + i)) * scale
     return net.to(device, dtype)
 
 

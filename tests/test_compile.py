@@ -31,9 +31,17 @@ def run(neuron: str, tensors: dict[str, Tensor]) -> Tensor:
     return total
 
 
+def same(neuron: str, out: Tensor, expected: Tensor) -> None:
+    """To the bit, unless what a compiler sums up in an order of its own are no whole numbers."""
+    if neuron_class(neuron).firing:
+        assert torch.equal(out, expected)
+    else:
+        torch.testing.assert_close(out, expected)
+
+
 def check_training(compiled: Callable[..., Tensor], neuron: str, tensors: dict[str, Tensor]) -> None:
     expected, out = run(neuron, tensors), compiled(neuron, tensors)
-    assert torch.equal(out, expected)
+    same(neuron, out, expected)
     leaves = list(tensors.values())
     for a, b in zip(torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True):
         torch.testing.assert_close(a, b)
@@ -47,7 +55,7 @@ def test_training_and_inference_without_a_graph_break(neuron: str, dynamic: bool
         tensors = inputs(neuron, shape, torch.float32, device)
         check_training(compiled, neuron, tensors)
         with torch.no_grad():
-            assert torch.equal(compiled(neuron, tensors), run(neuron, tensors))
+            same(neuron, compiled(neuron, tensors), run(neuron, tensors))
 
 
 @each_neuron
@@ -66,7 +74,8 @@ def test_one_graph_for_any_T_and_N(neuron: str, device: str) -> None:
                 torch._dynamo.mark_dynamic(t, 0)
         check_training(compiled, neuron, tensors)
         frames.append(counter.frame_count)
-    assert frames == [1, 1, 1, 2, 2, 3, 3, 3]
+    several = len(neuron_class(neuron).states) > 1  # and then as many rows for one checkpoint
+    assert frames == ([1, 1, 1, 2, 2, 2, 2, 2] if several else [1, 1, 1, 2, 2, 3, 3, 3])
 
 
 @each_neuron
@@ -118,7 +127,7 @@ def test_inference_holds_no_checkpoints(neuron: str, device: str) -> None:
 def test_twelve_neurons_of_different_parameters_are_one_frame(neuron: str, device: str) -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     numbers = [p for p in neuron_class(neuron).all_parameters() if isinstance(p, Float) and p.name != "v_reset"]
-    layers = [{p.name: p.default + 0.05 * i for p in numbers} for i in range(12)]
+    layers = [{p.name: p.default + (1 if p.range.integer else 0.05) * i for p in numbers} for i in range(12)]
     learned = [torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned]
 
     def net(x: Tensor) -> Tensor:

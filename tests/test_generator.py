@@ -165,7 +165,7 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Plain(Toy):
-    """The same without v_reset and without a surrogate, its output the potential."""
+    """The same, which never spikes: its output is the potential."""
 
     firing = ()
     firing_equations = ()
