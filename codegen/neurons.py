@@ -277,7 +277,7 @@ class QIF(Neuron):
     module = "QIF"
     source = "Ermentrout and Kopell, SIAM Journal on Applied Mathematics 46, 1986"
     equations = ("decay = 1 / tau", "h = v + (x + a0 * (v - v_rest) * (v - v_c)) * decay")
-    parameters = (TAU, V_C, A0, V_REST)
+    parameters: ClassVar[tuple[Parameter, ...]] = (TAU, V_C, A0, V_REST)
     firing = fires(v_reset=-0.1)
 
     @staticmethod
