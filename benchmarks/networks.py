@@ -1,29 +1,24 @@
 """python -m benchmarks.networks: training steps of whole networks, with the neuron layer swapped.
 
 A SEW-ResNet-18 (T=4, 3x224x224) and a spiking VGG-11 (T=8, 3x32x32); images a second, peak memory, and the loss after
-three steps from the same weights, which must agree. Each neuron runs in a process of its own.
+three steps from the same weights, which must agree. Each case and peer runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from . import peers
-from .neurons import about
+from . import peers, process
 
 Make = Callable[[], nn.Module]
 
@@ -142,12 +137,12 @@ NETWORKS: dict[str, tuple[Callable[[Make], Classifier], tuple[int, ...], int]] =
 }
 
 
-def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
+def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     build, shape, classes = NETWORKS[case["network"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = build(NEURONS[neuron]).cuda()
+        network = build(NEURONS[case["peer"]]).cuda()
     images, labels = torch.randn(shape, device="cuda"), torch.randint(classes, shape[:1], device="cuda")
     if case["layout"] == "channels_last":
         network, images = network.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
@@ -174,7 +169,7 @@ def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     times = []
-    for _ in range(repeats):
+    for _ in range(options["repeats"]):
         start = time.perf_counter()
         for _ in range(5):
             step()
@@ -189,39 +184,10 @@ def measure(neuron: str, case: dict[str, Any], repeats: int) -> dict[str, Any]:
     }
 
 
-def worker() -> None:
-    task = json.load(sys.stdin)
-    results = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for case in task["cases"]:
-        torch._dynamo.reset()
-        try:
-            line = measure(task["neuron"], case, task["repeats"])
-        except peers.Unavailable as error:
-            line = {"unavailable": str(error)}
-        print(json.dumps(line), file=results, flush=True)
-        torch.cuda.empty_cache()
-
-
-def run(neuron: str, cases: list[dict[str, Any]], repeats: int) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.networks", "--worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps({"neuron": neuron, "cases": cases, "repeats": repeats}))
-        process.stdin.close()
-        for case, line in zip(cases, process.stdout, strict=False):
-            yield {"neuron": neuron, **case, **json.loads(line)}
-    if process.returncode:
-        raise SystemExit(f"{neuron}: its process ended with {process.returncode}")
-
-
 def main(argv: list[str]) -> int:
-    if argv == ["--worker"]:
-        worker()
-        return 0
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--neurons", nargs="+", choices=NEURONS, default=list(NEURONS))
+    parser.add_argument("--peers", nargs="+", choices=NEURONS, default=list(NEURONS))
     parser.add_argument("--dtypes", nargs="+", choices=("f32", "bf16"), default=["bf16", "f32"])
     parser.add_argument("--layouts", nargs="+", choices=("contiguous", "channels_last"), default=None)
     parser.add_argument("--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"])
@@ -238,31 +204,20 @@ def main(argv: list[str]) -> int:
         for layout in options.layouts or ("contiguous", "channels_last")
         for mode in options.modes
     ]
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(cases) * len(options.neurons), unit="case") as bar:
-        for neuron in options.neurons:
-            bar.set_description(neuron)
-            for row in run(neuron, cases, options.repeats):
-                rows.append(row)
-                bar.update()
-    for case in cases:
-        print("\n" + ", ".join(case.values()))
-        for row in rows:
-            if {key: row[key] for key in case} != case:
-                continue
-            if "unavailable" in row:
-                print(f"  {row['neuron']:14} {row['unavailable']}")
-                continue
-            losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
-            print(
-                f"  {row['neuron']:14} {row['images_per_second']:8.0f} images/s {row['peak_gib']:6.2f} GiB   losses {losses}"
-            )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        made = about(argv, options)
-        made["command"] = made["command"].replace("benchmarks.neurons", "benchmarks.networks")
-        options.json.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    return 0
+    # Case by case, so that an interrupted run can be compared as far as it came.
+    tasks = [process.Task([{"peer": name, **case}]) for case in cases for name in options.peers]
+    rows = process.collect("benchmarks.networks", tasks, argv, options)
+    for row in rows:
+        if row["peer"] == options.peers[0]:
+            print("\n" + ", ".join(row[key] for key in cases[0]))
+        if "unavailable" in row:
+            print(f"  {row['peer']:14} {row['unavailable']}")
+            continue
+        losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
+        print(
+            f"  {row['peer']:14} {row['images_per_second']:8.0f} images/s {row['peak_gib']:6.2f} GiB   losses {losses}"
+        )
+    return process.status(rows)
 
 
 if __name__ == "__main__":

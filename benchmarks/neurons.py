@@ -9,10 +9,8 @@ filled beforehand); `host` is how long the calling thread is busy with one call.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from . import peers
+from . import peers, process
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 STEPS = (4, 8, 16, 32, 128, 1000)
@@ -123,14 +120,15 @@ def memory(built: peers.Built, x: Tensor, incoming: Tensor) -> dict[str, int]:
 def different(built: peers.Built, neuron: str, x: Tensor) -> float:
     """The share of spikes that are not those of the reference."""
     with torch.no_grad():
-        part = x[:, : max(1, min(x.shape[1], 2**22 // x.shape[0]))].contiguous()
+        # It wants a gradient as x does, or a compiled peer would compile once more.
+        part = x[:, : max(1, min(x.shape[1], 2**22 // x.shape[0]))].contiguous().requires_grad_()
         expected = peers.build("reference", neuron, x.device, x.dtype).run(part)
         return (built.run(part) != expected).double().mean().item()
 
 
-def measure(name: str, cell: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def measure(cell: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     device, dtype = torch.device(options["device"]), DTYPES[cell["dtype"]]
-    shape, neuron = (cell["T"], cell["N"]), cell["neuron"]
+    shape, neuron, name = (cell["T"], cell["N"]), cell["neuron"], cell["peer"]
     if cell["T"] > peers.PEERS[name].longest:
         raise peers.Unavailable(f"T > {peers.PEERS[name].longest}")
     generator = torch.Generator(device).manual_seed(0)
@@ -151,25 +149,6 @@ def measure(name: str, cell: dict[str, Any], options: dict[str, Any]) -> dict[st
     return {"pass_ms": unit, "spikes_that_differ": differ, "works": timed, **extra}
 
 
-def worker() -> None:
-    """Measures one peer: its task on standard input, a line of JSON for each cell on standard output."""
-    task = json.load(sys.stdin)
-    options = task["options"]
-    torch.set_num_threads(options["threads"])
-    results = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes beside the results
-    for cell in task["cells"]:
-        try:
-            line = measure(task["peer"], cell, options)
-        except peers.Unavailable as error:
-            line = {"unavailable": str(error)}
-        except torch.OutOfMemoryError:
-            line = {"unavailable": "out of memory"}
-        print(json.dumps(line), file=results, flush=True)
-        if options["device"] == "cuda":
-            torch.cuda.empty_cache()
-
-
 # ---- in the main process ---------------------------------------------------------------------------------------------
 
 
@@ -186,25 +165,13 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         yield {"neuron": neuron, "dtype": dtype, "T": steps, "N": count}
 
 
-def run_peer(name: str, grid: list[dict[str, Any]], options: argparse.Namespace, bar: Any) -> Iterator[dict[str, Any]]:
+def task(name: str, grid: list[dict[str, Any]]) -> process.Task:
+    """All cells of a peer."""
     peer = peers.PEERS[name]
-    environment = {**os.environ, **peer.environment}
+    environment = dict(peer.environment)
     if peer.path and peer.path in os.environ:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ[peer.path], os.environ.get("PYTHONPATH"))))
-    keys = ("device", "threads", "repeats", "budget")
-    task = {"peer": name, "cells": grid, "options": {key: getattr(options, key) for key in keys}}
-    command = [sys.executable, "-m", "benchmarks.neurons", "--worker"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps(task))
-        process.stdin.close()
-        for cell, line in zip(grid, process.stdout, strict=False):
-            bar.update()
-            yield {"peer": name, **cell, **json.loads(line)}
-    if process.returncode:
-        raise SystemExit(f"{name}: its process ended with {process.returncode}")
+    return process.Task([{"peer": name, **cell} for cell in grid], environment)
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -220,20 +187,6 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             passes = " ".join(f"{row['works'][work]['passes']:10.2f}" for work in WORKS)
             both = row["works"]["forward+backward"]
             yield f"  {row['peer']:20} {passes} {both['ms'] * 1e3:10.1f} {both['host_us']:10.1f}"
-
-
-def about(argv: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    import snnkern
-
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return {
-        "command": "python -m benchmarks.neurons " + " ".join(argv),
-        "commit": commit.stdout.strip() or "unknown",
-        "build": snnkern.build_info(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "threads": options.threads,
-    }
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -253,23 +206,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-    if argv == ["--worker"]:
-        worker()
-        return 0
     options = parse(argv)
     grid = list(cells(options))
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(grid) * len(options.peers), unit="cell") as bar:
-        for name in options.peers:
-            bar.set_description(name)
-            rows += run_peer(name, grid, options, bar)
+    if not grid:
+        raise SystemExit("nothing to measure: no cell fits the memory and --most")
+    tasks = [task(name, grid) for name in options.peers]
+    rows = process.collect("benchmarks.neurons", tasks, argv, options)
     print("\n".join(table(rows)))
     for peer, reason in dict.fromkeys((r["peer"], r["unavailable"]) for r in rows if "unavailable" in r):
         print(f"left out: {peer}: {reason}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**about(argv, options), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return process.status(rows)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ CELLS = (("f32", 4, 2**24), ("f32", 16, 2**22), ("bf16", 16, 2**22), ("f32", 100
 def draw(measured: dict[str, Any], path: Path) -> None:
     rows = {(r["dtype"], r["T"], r["N"], r["peer"]): r for r in measured["rows"] if "works" in r}
     cells = [cell for cell in CELLS if (*cell, "snnkern") in rows]
+    if not cells:
+        raise SystemExit(f"nothing to draw: snnkern was measured in none of the picture's cells (dtype, T, N): {CELLS}")
     names = list(dict.fromkeys(r["peer"] for r in measured["rows"]))
     figure, axes = plt.subplots(1, len(cells), figsize=(3.1 * len(cells), 3.2), sharey=True, layout="constrained")
     for axis, cell in zip([axes] if len(cells) == 1 else axes, cells, strict=True):

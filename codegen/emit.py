@@ -95,7 +95,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
     out["surrogates/any.h"] = any_surrogate_header(surrogates)
     for neuron in filter(lambda n: chosen.of(n).neurons, chosen.neurons):
         out[f"cpu/neurons/{neuron.name}.cpp"] = cpu_file(neuron, chosen.of(neuron))
-        for part in (None, *surrogates) if neuron.has_surrogate else (None,):
+        for part in dict.fromkeys((None, *chosen.of(neuron).surrogates)):
             out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen.of(neuron))
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
@@ -159,8 +159,8 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     inputs = ", ".join(a.schema for a in arguments(neuron))
     states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
     grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
-    # A schema may not have a default before an argument without one, so the backward op has no defaults.
-    plain = ", ".join(a.schema.split("=")[0] for a in arguments(neuron))
+    # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters alone.
+    plain = ", ".join(a.schema if a.kind == "Tensor" else a.schema.split("=")[0] for a in arguments(neuron))
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
         "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",

@@ -88,8 +88,9 @@ def gradients(net: torch.nn.Module, x: Tensor) -> list[Tensor]:
 
 def fresh_process(code: str, *arguments: str) -> str:
     """What a new Python prints that runs this code: nothing is imported or loaded in it yet."""
-    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd="/")
-    assert out.returncode == 0, out.stdout + out.stderr
+    command = [sys.executable, "-X", "faulthandler", "-c", code, *arguments]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert out.returncode == 0, f"exit status {out.returncode}\n{out.stdout}{out.stderr}"
     return out.stdout
 
 
@@ -181,7 +182,8 @@ def results(
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     outputs = function(module, neuron)(**leaves, **options)
     incoming = [noise(tuple(o.shape), o.dtype, 100 + i, str(o.device)) for i, o in enumerate(outputs)]
-    grads = torch.autograd.grad(outputs, list(leaves.values()), incoming)
+    # A parameter of which nothing depends here has the gradient 0.
+    grads = torch.autograd.grad(outputs, list(leaves.values()), incoming, materialize_grads=True)
     return [o.detach() for o in outputs], dict(zip(leaves, grads, strict=True))
 
 

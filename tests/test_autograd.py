@@ -9,7 +9,7 @@ import torch
 
 from snnkern import functional, reference
 
-from support import NEURON_NAMES, function, gradients, inputs, network, noise
+from support import KINDS, NEURON_NAMES, function, gradients, inputs, network, noise
 
 pytestmark = pytest.mark.compatibility
 
@@ -94,6 +94,21 @@ def test_retain_graph_and_backward_twice(neuron: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_backward_through_parts_of_a_sequence(neuron: str, device: str) -> None:
+    """The state carries the gradient from one call to the one before, as one call over all steps would."""
+    tensors = inputs(neuron, (36, 5), torch.float64, device)
+    x, leaves = tensors.pop("x_seq"), list(tensors.values())
+    spikes, *states = function(functional, neuron)(x, **tensors)
+    expected = torch.autograd.grad(spikes.square().sum() + sum(s.sum() for s in states), [x, *leaves])
+    first, *states = function(functional, neuron)(x[:17], **tensors)
+    learned = [t for name, t in tensors.items() if not name.endswith("_init")]
+    second, *states = function(functional, neuron)(x[17:], *learned, *states)
+    total = first.square().sum() + second.square().sum() + sum(s.sum() for s in states)
+    for a, b in zip(torch.autograd.grad(total, [x, *leaves]), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("neuron", KINDS)
 def test_several_threads(neuron: str, device: str) -> None:
     """Forward and backward in many threads at once, each with its own graph, and many backwards of one graph."""
     nets = [network(neuron, device) for _ in range(8)]

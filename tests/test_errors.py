@@ -90,7 +90,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "decay large": (plif, {"decay": torch.tensor(1.5)}, "decay must be a finite number > 0 and <= 1, got 1.5"),
     "decay nan": (plif, {"decay": torch.tensor(math.nan)}, "decay must be a finite number > 0 and <= 1, got nan"),
-    "decay shape": (plif, {"decay": torch.full((3,), 0.5)}, "decay must be a tensor of one element, got shape [3]"),
+    "decay shape": (
+        plif,
+        {"decay": torch.full((2,), 0.5)},
+        "decay must broadcast against x_seq[0], [3]; got shape [2]",
+    ),
     "decay dtype": (plif, {"decay": torch.tensor(1)}, f"decay must be {FLOATING}, got Long"),
     "v device": (
         lif,

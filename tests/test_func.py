@@ -13,7 +13,7 @@ from torch import Tensor
 import snnkern
 from snnkern import functional, reference
 
-from support import KINDS, function, inputs, neuron_class, noise
+from support import KINDS, function, inputs, neuron_class, noise, options_of
 
 pytestmark = pytest.mark.compatibility
 each_neuron = pytest.mark.parametrize("neuron", KINDS)
@@ -113,7 +113,7 @@ def test_per_sample_gradients(neuron: str, store_v_seq: bool, device: str) -> No
 def test_per_sample_gradients_of_a_network(neuron: str, device: str) -> None:
     """The recipe of PyTorch's documentation: functional_call under vmap and grad."""
     module = getattr(snnkern.nn, neuron_class(neuron).module)
-    layers = (torch.nn.Linear(5, 6), module(v_threshold=0.5), torch.nn.Linear(6, 4))
+    layers = (torch.nn.Linear(5, 6), module(**options_of(neuron, v_threshold=0.5)), torch.nn.Linear(6, 4))
     net = torch.nn.Sequential(*layers).to(device, torch.float64)
     parameters = {name: p.detach() for name, p in net.named_parameters()}
 
@@ -194,7 +194,7 @@ def test_double_backward_is_an_error_and_the_reference_does_it(neuron: str, devi
     with pytest.raises(RuntimeError, match=re.escape(message)):
         torch.func.jacrev(torch.func.grad(total))(x.detach())
     spikes = function(reference, neuron)(**tensors)[0]
-    (grad,) = torch.autograd.grad(spikes.sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(spikes.square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(grad.square().sum(), x)
     assert second.abs().max() > 0
 

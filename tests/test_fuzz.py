@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snnkern import functional, reference
+from snnkern.codegen.neurons import Float
 
 from support import (
     DTYPES,
@@ -22,6 +23,7 @@ from support import (
     neuron_class,
     noise,
     operator,
+    options_of,
     state_dtype,
 )
 
@@ -113,7 +115,8 @@ def calls(draw: Any, role: str, device: str = "cpu") -> tuple[str, list[Any]]:
     shape = (draw(st.sampled_from([1, 2, 16, 17, 40])), *draw(st.lists(st.integers(0, 9), min_size=1, max_size=3)))
     values: dict[str, Any] = {a.name: a.default_value for a in operator(neuron).default._schema.arguments}
     values |= {name: t.detach() for name, t in inputs(neuron, shape, dtype, device).items()}
-    values["v_reset"] = draw(st.sampled_from([0.0, None, -0.25]))
+    if "v_reset" in values:
+        values["v_reset"] = draw(st.sampled_from([0.0, None, -0.25]))
     values["store_v_seq"] = draw(st.booleans())
     if role == "{}_backward":
         *outputs, checkpoints = operator(neuron, "_{}_train")(*values.values())
@@ -155,10 +158,11 @@ def check_result(neuron: str, arguments: list[Any], outputs: tuple[Tensor, ...])
     if any(isinstance(v, Tensor) and v.is_meta for v in arguments):
         assert x.is_meta
         return
-    make = SURROGATE_CLASSES[values.pop("surrogate")]
-    params = values.pop("surrogate_params")
-    surrogate = make(*(params or []), spiking=values.pop("spiking"))
-    for got, expected in zip(outputs, function(reference, neuron)(**values, surrogate=surrogate), strict=True):
+    if "surrogate" in values:
+        make = SURROGATE_CLASSES[values.pop("surrogate")]
+        params = values.pop("surrogate_params")
+        values["surrogate"] = make(*(params or []), spiking=values.pop("spiking"))
+    for got, expected in zip(outputs, function(reference, neuron)(**values), strict=True):
         assert same(got, expected)
 
 
@@ -241,7 +245,10 @@ def test_a_good_call_with_any_values_matches_the_reference() -> None:
             if t.dim():
                 new = torch.tensor(x if name == "x_seq" else v, dtype=t.dtype)
                 tensors[name] = new.requires_grad_()
-        options = {"v_threshold": v_threshold, "v_reset": v_reset}
+        options = options_of(neuron, v_threshold=v_threshold, v_reset=v_reset)
+        for p in neuron_class(neuron).firing:
+            if isinstance(p, Float) and options[p.name] is not None and not p.range.holds(options[p.name]):
+                options[p.name] = p.default
         outputs = function(functional, neuron)(**tensors, **options)
         for got, expected in zip(outputs, function(reference, neuron)(**tensors, **options), strict=True):
             assert same(got, expected)

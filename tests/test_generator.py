@@ -14,7 +14,7 @@ import pytest
 from snnkern.codegen import emit, emit_python
 from snnkern.codegen.__main__ import differences, write
 from snnkern.codegen.expr import where
-from snnkern.codegen.neurons import DETACH_RESET, RESETS, Float, Neuron, Range
+from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range, State
 
 from support import COMBINATIONS, evaluate
 
@@ -49,7 +49,11 @@ def contents(tree: Path) -> dict[str, bytes]:
 def test_list_is_every_combination() -> None:
     out = run("--list", SNNKERN_ONLY="")
     assert out.stdout.split() == COMBINATIONS
-    assert len(COMBINATIONS) == len(emit.NEURONS) * len(emit.SURROGATES) * 2 * 4 >= 3 * 22 * 2 * 4
+    assert len(set(COMBINATIONS)) == len(COMBINATIONS) >= 10 * 22 * 2 * 4
+    for combination in ("lif:atan:hard:f32", "izhikevich:sigmoid:soft:bf16", "clif:erf:soft:f64", "ilif:none:soft:f32"):
+        assert combination in COMBINATIONS
+    for nothing in ("clif:erf:hard:f64", "ilif:atan:soft:f32", "li:none:hard:f32", "lif:none:hard:f32"):
+        assert nothing not in COMBINATIONS
 
 
 def test_every_combination_has_forward_and_backward_kernels_on_both_devices() -> None:
@@ -58,15 +62,16 @@ def test_every_combination_has_forward_and_backward_kernels_on_both_devices() ->
         neuron, surrogate, reset, dtype = combination.split(":")
         for device in ("cpu", "cuda"):
             n = next(n for n in emit.NEURONS if n.name == neuron)
-            s = next(s for s in emit.SURROGATES if s.name == surrogate)
+            s = next((s.__name__ for s in emit.SURROGATES if s.name == surrogate), "NoSurrogate")
             ctype = emit.DTYPES[dtype]
             if device == "cpu":  # compiled once for all surrogates
                 struct = emit.struct_name(n, reset, "")
                 for function in ("forward", "backward"):
                     assert f"{function}<{struct}, {ctype}>" in files[f"cpu/neurons/{neuron}.cpp"]
-                assert f"{s.__name__}<double>" in files[f"cpu/surrogates/{surrogate}.cpp"]
+                assert surrogate == "none" or f"{s}<double>" in files[f"cpu/surrogates/{surrogate}.cpp"]
                 continue
-            kind, used, stem = ("tensor", "AnySurrogate", "shared") if dtype == "f64" else ("", s.__name__, surrogate)
+            kind, stem = ("tensor", "shared") if dtype == "f64" or surrogate == "none" else ("", surrogate)
+            used = s if kind == "" or surrogate == "none" else "AnySurrogate"
             struct = emit.struct_name(n, reset, kind)
             assert f"backward<{struct}, {used}, {ctype}>" in files[f"cuda/{neuron}/{stem}.cu"]
             assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"cuda/{neuron}/shared.cu"]
@@ -102,8 +107,11 @@ def test_stale_files_are_removed_and_check_reports(tree: Path) -> None:
 def test_only(tree: Path) -> None:
     out = run("--list", SNNKERN_ONLY="lif,plif:atan:*:f32")
     assert out.stdout.split() == [f"{n}:atan:{r}:f32" for n in ("lif", "plif") for r in ("hard", "soft")]
-    run(cwd=tree, SNNKERN_ONLY="lif:atan:hard:f32")
+    out = run("--list", SNNKERN_ONLY="lif,clif,li:atan,none:*:f32")
+    assert out.stdout.split() == ["lif:atan:hard:f32", "lif:atan:soft:f32", "clif:atan:soft:f32", "li:none:soft:f32"]
+    run(cwd=tree, SNNKERN_ONLY="lif,ilif:atan:hard:f32")
     made = contents(tree)
+    assert "csrc/generated/cpu/neurons/ilif.cpp" not in made
     assert "csrc/generated/cuda/lif/atan.cu" in made and "csrc/generated/cuda/if/atan.cu" not in made
     assert b"double>" not in made["csrc/generated/cpu/neurons/lif.cpp"]
 
@@ -111,7 +119,7 @@ def test_only(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lyf", "unknown neuron 'lyf'; expected one of if, lif, plif"),
+        ("lyf", "unknown neuron 'lyf'; expected one of if, lif, plif, "),
         ("lif:tan", "unknown surrogate 'tan'"),
         ("lif:atan:hard:f8", "unknown dtype 'f8'; expected one of f32, f64, f16, bf16"),
         ("a:b:c:d:e", "expected neuron:surrogate:reset:dtype"),
@@ -156,13 +164,63 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
         compile(text, "generated", "exec")
 
 
+class Plain(Toy):
+    """The same without v_reset and without a surrogate, its output the potential."""
+
+    firing = ()
+    firing_equations = ()
+    has_surrogate = False
+    output = "v_seq"
+    states = (State("v", "potential"),)
+
+    @classmethod
+    def step(cls, x: Any, states: Any, p: Any, step: Any) -> Any:
+        v = cls.charge(x, *states, p)
+        return v, [v]
+
+
+def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = (*emit.NEURONS, Plain)
+    monkeypatch.setattr(emit, "NEURONS", more)
+    monkeypatch.setattr(emit_python, "NEURONS", more)
+    selection = emit.Selection(neurons=(Plain,))
+    assert selection.combinations() == [f"toy:none:soft:{d}" for d in emit.DTYPES]
+    files = emit.files(selection)
+    assert {p for p in files if "toy" in p} == {"neurons/toy.h", "cpu/neurons/toy.cpp", "cuda/toy/shared.cu"}
+    assert "ToyHard" not in files["neurons/toy.h"] and "ToySoftSmooth" not in files["neurons/toy.h"]
+    schema = "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, bool store_v_seq=False, Tensor? keep_tensor=None) -> (Tensor v_seq, "
+    assert schema in files["registry.h"] and '"grad_v_seq"' in files["registry.h"]
+    text = emit_python.files()["functional.py"].partition("def toy(")[2]
+    assert "surrogate:" not in text and "v_threshold" not in text
+
+
+@pytest.mark.parametrize(("state", "parameter"), [("h", "keep"), ("v", "v"), ("v", "R"), ("v", "two words")])
+def test_names_that_would_clash_are_refused(state: str, parameter: str) -> None:
+    class Clash(Toy):
+        """A neuron whose names are not new."""
+
+        states = (State(state, "potential"),)
+        parameters = (Float(parameter, 0.5, "what stays"),)
+
+    with pytest.raises(ValueError, match=r"toy: .* cannot be the name of a state or parameter"):
+        emit.neuron_header(Clash)
+
+
 @pytest.mark.parametrize("neuron", emit.NEURONS, ids=lambda n: n.name)
-def test_a_tape_holds_one_number_a_step(neuron: type[Neuron]) -> None:
-    """And one for each learned parameter; x and the old state are two."""
+def test_a_tape_is_small(neuron: type[Neuron]) -> None:
+    """No more than a number for each learned parameter and two for the rest, whatever the step computes."""
     header = emit.neuron_header(neuron)
-    for reset in RESETS:
-        struct = header.partition(f"struct {emit.struct_name(neuron, reset, '')} ")[2]
-        assert re.search(r"kTape = (\d+)", struct)[1] == str(1 + len(neuron.learned))
+    assert len(re.findall("kTape =", header)) == len(neuron.resets()) * (3 if neuron.has_surrogate else 2)
+    structs = (header.partition(f"struct {emit.struct_name(neuron, reset, '')} ")[2] for reset in neuron.resets())
+    tapes = [int(re.findall(r"kTape = (\d+)", struct)[0]) for struct in structs]
+    assert max(tapes) <= len(neuron.learned) + min(2, 1 + len(neuron.states))
+    if neuron.name in ("if", "lif", "plif", "cuba", "li"):  # linear in the potential
+        assert max(tapes) <= 1 + len(neuron.learned)
+
+
+def test_exactness_follows_from_the_equations() -> None:
+    """Neurons whose step uses a function that libraries round differently are held to a tolerance."""
+    assert [n.name for n in emit.NEURONS if not emit.is_exact(n)] == ["eif", "adex", "clif"]
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from support import DTYPES, NEURON_NAMES, neuron_class
+from support import DTYPES, NEURON_NAMES, calm, neuron_class, options_of
 
 pytestmark = pytest.mark.gpu
 CHECKPOINT_PERIOD = 16
@@ -25,7 +25,8 @@ def operator(neuron: str, state: torch.dtype = torch.float32, **options: Any) ->
     """The neuron's operator, with a learned parameter of 0.5 in the state dtype where it has one."""
     op = getattr(torch.ops.snnkern, f"{neuron}_forward")
     learned = [torch.tensor(0.5, dtype=state, device="cuda", requires_grad=True) for _ in neuron_class(neuron).learned]
-    return lambda x, *states: op(x, *learned, *states, surrogate="atan", **options)
+    options = options_of(neuron, surrogate="atan", **options)
+    return lambda x, *states: op(x, *learned, *states, **options)
 
 
 def many(factor: int = 4) -> int:
@@ -59,15 +60,20 @@ def shifted(t: Tensor) -> Tensor:
 @pytest.mark.sanitize
 def test_vectors_give_the_bits_of_single_neurons(neuron: str, dtype: str, v_reset: float | None) -> None:
     op = operator(neuron, v_reset=v_reset)
+    states = [s.name for s in neuron_class(neuron).states]
+    scale = calm(neuron, "soft" if v_reset is None else "hard")
     for steps, count in itertools.product((1, 3, 4, 7, 8, 9, 16, 17, 37), (many(), many() + 2)):
-        x, v = random(steps, count, dtype=DTYPES[dtype]), random(count, seed=1)
-        incoming = [random(steps, count, dtype=DTYPES[dtype], seed=2), random(count, seed=3)]
+        x = random(steps, count, dtype=DTYPES[dtype]) * scale
+        init = [random(count, seed=10 + k) * scale for k in range(len(states))]
+        incoming = [random(steps, count, dtype=DTYPES[dtype], seed=2)]
+        incoming += [random(count, seed=20 + k) for k in range(len(states))]
         results = []
         for place in (lambda t: t, shifted):
-            leaves = [place(x).requires_grad_(), v.clone().requires_grad_()]
+            leaves = [place(x).requires_grad_(), *(t.clone().requires_grad_() for t in init)]
             outputs = op(*leaves)
             results.append([*outputs, *torch.autograd.grad(outputs, leaves, incoming)])
-        for name, wide, narrow in zip(("spikes", "v", "grad_x", "grad_v"), *results, strict=True):
+        names = ["output", *states, "grad_x", *(f"grad_{s}" for s in states)]
+        for name, wide, narrow in zip(names, *results, strict=True):
             assert torch.equal(wide, narrow), (name, steps, count)
 
 
@@ -108,12 +114,12 @@ def test_one_kernel_each_way(neuron: str, dtype: str) -> None:
 def test_nothing_waits_for_the_gpu(neuron: str) -> None:
     op = operator(neuron)
     x = random(20, 64).requires_grad_()
-    v = random(64, seed=1).requires_grad_()
+    init = [random(64, seed=1).requires_grad_() for _ in neuron_class(neuron).states]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        outputs = op(x, v)
-        torch.autograd.grad(outputs, [x, v], [t.detach() for t in outputs])
+        outputs = op(x, *init)
+        torch.autograd.grad(outputs, [x, *init], [t.detach() for t in outputs])
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
