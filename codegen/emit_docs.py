@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
+from .emit import tensor_parameters
 from .emit_python import function_name, module_arguments, step_equations
 from .formula import latex, latex_step
-from .neurons import FIRING, NEURONS, Neuron, Range
+from .neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
 from .surrogates import SURROGATES, Surrogate
 
 
@@ -17,7 +19,7 @@ def neuron_table() -> str:
         title = (n.__doc__ or "").split(":")[0].strip().rstrip(".")
         usual = {p.name: p.default for p in FIRING}
         unusual = [p for p in n.firing if p.default != usual[p.name]]
-        arguments = ", ".join(f"{p.name}={p.default}" for p in (*module_arguments(n), *unusual))
+        arguments = _arguments({p.name: _default(p) for p in (*module_arguments(n), *unusual)})
         # Spike and reset stand above the table, where they are those of all neurons.
         own = [e for e in n.firing_equations if e not in Neuron.firing_equations]
         equations = "<br>".join(f"`{' '.join(e.split())}`" for e in (*n.equations, *own))
@@ -30,7 +32,7 @@ def neuron_table() -> str:
 def surrogate_table() -> str:
     rows = ["| name | class | gradient | primitive |", "|---|---|---|---|"]
     for s in SURROGATES:
-        arguments = ", ".join(f"{p.name}={int(p.default) if p.range.integer else p.default}" for p in s.parameters)
+        arguments = _arguments({p.name: _default(p) for p in s.parameters})
         cells = (
             f"`{s.name}`",
             f"`{s.__name__}({arguments})`",
@@ -39,6 +41,19 @@ def surrogate_table() -> str:
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _default(p: Float | Flag) -> str:
+    """A default as code: 4, 4/3 or 0.95."""
+    if isinstance(p, Flag):
+        return repr(p.default)
+    fraction = Fraction(p.default).limit_denominator(9)
+    short = p.range.integer or (float(fraction) == p.default and len(repr(p.default)) > len("0.125"))
+    return str(fraction) if short else repr(p.default)
+
+
+def _arguments(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _code(text: str) -> str:
@@ -61,6 +76,14 @@ def readme(text: str) -> str:
 
 
 # ---- pages: Markdown for MyST, each with a figure that docs/figures.py draws ------------------------------------------
+
+
+RESPONSES: dict[str, dict[str, float]] = {
+    "izhikevich": {"a": 0.2, "b": 0.4},
+    "adex": {"a": 0.2, "b": 0.4},
+    "ilif": {"tau": 4.0},
+}
+"""The parameters of a neuron in its figure, where the defaults would not show all of it."""
 
 
 def pages() -> dict[str, str]:
@@ -99,10 +122,11 @@ def neuron_page(neuron: type[Neuron]) -> str:
         "## Equations",
         _math(latex_step(step_equations(neuron), names, states)),
         "x is the input, h the potential before firing and reset, s the spike; t is the time step."
-        if "v_threshold" in names
-        else "x is the input; t is the time step.",
+        if neuron.firing
+        else "x is the input, v the potential and the output; t is the time step.",
         "## Response",
-        f"`nn.{neuron.module}()` with its defaults, while a constant current flows and after.",
+        f"`nn.{neuron.module}({_arguments(RESPONSES.get(neuron.name, {}))})`, the rest at its defaults, while a constant current "
+        "flows and after.",
         f"![Response of {neuron.module} to a step current](../figures/{neuron.name}.svg)",
         "## States",
         _table(
@@ -113,6 +137,17 @@ def neuron_page(neuron: type[Neuron]) -> str:
         _parameter_table([*neuron.learned, *neuron.all_parameters()]),
         f"The module takes, in place of {_list(t.name for t in neuron.learned)}:" if arguments else "",
         _parameter_table(arguments) if arguments else "",
+        _tensors(neuron),
+    )
+
+
+def _tensors(neuron: type[Neuron]) -> str:
+    """Which parameters may be tensors, and how a module learns them."""
+    names = [p.name for p in tensor_parameters(neuron)]
+    return (
+        f"{_list(names)}: {'each' if len(names) > 1 else 'it'} may instead be a tensor that broadcasts against `x_seq[0]`, "
+        f"and then gets a gradient. `nn.{neuron.module}` learns {'any of them' if len(names) > 1 else 'it'} with "
+        f"`learn_{names[0]}=True`{' and so on' if len(names) > 1 else ''}: one value, or with `channels=C` one for each channel."
     )
 
 
@@ -171,7 +206,7 @@ def _parameter_table(parameters: Iterable[Any]) -> str:
         (
             (
                 f"`{p.name}`",
-                f"`{p.default!r}`" if hasattr(p, "default") else "a tensor",
+                f"`{_default(p)}`" if hasattr(p, "default") else "a tensor",
                 str(p.range) if getattr(p, "range", Range()) != Range() else "",
                 p.doc.replace("|", "\\|"),
             )

@@ -4,6 +4,8 @@
     alpha/2 e^(-alpha |x|)                                        factors side by side are multiplied, from left to right
     1/(2 w) for |x| < w, else c                                   cases
     v_reset if s else h                                           the same, as Python writes it
+    1 if r <= 0 and 0 <= h <= 1 else 0                            a condition of several comparisons
+    ds/dh = 1 / v_threshold                                       an equation for a derivative
     4/T sum_{i=1}^{n-1} cos((2i-1) 2 pi x/T)                      a sum; f(x) without a space is a function's value
 
 What cannot be read is an error: a name that is not given, a function that is not in FUNCTIONS, a stray character.
@@ -35,7 +37,7 @@ _GREEK = re.compile(
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
 )
 _CONSTANTS = frozenset(("e", "pi"))
-_KEYWORDS = frozenset(("for", "else", "if"))
+_KEYWORDS = frozenset(("for", "else", "if", "and"))
 _COMPARISONS = {"<": " < ", "<=": r" \le ", ">": " > ", ">=": r" \ge ", "=": " = ", "==": " = "}
 _SIGNS = {"+": " + ", "-": " - ", "*": r" \cdot ", " ": r"\,", **_COMPARISONS}
 _PRECEDENCE = {"+": 1, "-": 1, "neg": 1, "*": 2, " ": 2, "sum": 2, "/": 3, "^": 4}
@@ -49,8 +51,8 @@ _TOKEN = re.compile(
 class Node:
     """A part of a formula: what it is, its parts, and for a number or a name its text.
 
-    op is number, name, neg, if (condition, a, b), call (its text the function), sum (index, first, last, term), one of
-    + - * / ^ or a space for factors side by side, or a comparison.
+    op is number, name, neg, if (condition, a, b), and, call (its text the function), sum (index, first, last, term), one of
+    + - * / ^ or a space for factors side by side, or a comparison. a < b < c is 'a < b and b < c', with one node b.
     """
 
     op: str
@@ -110,7 +112,7 @@ class _Reader:
         while True:
             self.take("else")
             value = self.expression()
-            cases.append((value, self.comparison() if self.take("for") else None))
+            cases.append((value, self.condition() if self.take("for") else None))
             if not self.take(",", ";"):
                 break
         if self.kind() != "end":
@@ -128,14 +130,24 @@ class _Reader:
         value = self.comparison()
         if not self.take("if"):
             return value
-        condition = self.comparison()
+        condition = self.condition()
         self.expect("else")
         return Node("if", (condition, value, self.expression()))
 
+    def condition(self) -> Node:
+        left = self.comparison()
+        while self.take("and"):
+            left = Node("and", (left, self.comparison()))
+        return left
+
     def comparison(self) -> Node:
         left = self.sum()
+        if not (sign := self.take(*_COMPARISONS)):
+            return left
+        middle = self.sum()
+        first = Node(sign, (left, middle))
         sign = self.take(*_COMPARISONS)
-        return Node(sign, (left, self.sum())) if sign else left
+        return Node("and", (first, Node(sign, (middle, self.sum())))) if sign else first
 
     def sum(self) -> Node:
         left = Node("neg", (self.product(),)) if self.take("-") else self.product()
@@ -217,7 +229,7 @@ def read(text: str) -> Node:
 
 def read_equation(text: str) -> Equation:
     """The parts of 'target = formula   (note)'."""
-    match = re.fullmatch(r"\s*(\w+)\s*=(?!=)\s*(.*?\S)(?:\s{2,}\(([^()]*)\))?\s*", text)
+    match = re.fullmatch(r"\s*(\w+|d\w+/d\w+)\s*=(?!=)\s*(.*?\S)(?:\s{2,}\(([^()]*)\))?\s*", text)
     if not match:
         raise ValueError(
             f"cannot read {text!r}: an equation is 'name = formula', then perhaps two spaces and '(a note)'"
@@ -276,13 +288,21 @@ def latex_step(lines: Iterable[str], parameters: Collection[str], states: Collec
             changed = ""
         right = _Printer(symbols, line).print(equation.formula)
         moves = equation.target in states or any("[t" in symbols[name] for name in names(equation.formula))
-        before, left = equation.target, symbol(equation.target) + ("[t]" if moves else "")
+        before, left = equation.target, _target(equation.target, "[t]" if moves else "")
         if equation.target in states:
             changed = left
         else:
             symbols[equation.target] = left
         out.append(rf"{left} &= {right}" + (rf" \qquad {_note(equation.note)}" if equation.note else ""))
     return out
+
+
+def _target(name: str, step: str) -> str:
+    """The left side of an equation; ds/dh is a derivative."""
+    over, _, below = name.partition("/")
+    if not below:
+        return symbol(name) + step
+    return rf"\frac{{\mathrm{{d}}{symbol(over[1:])}{step}}}{{\mathrm{{d}}{symbol(below[1:])}{step}}}"
 
 
 def _note(text: str) -> str:
@@ -321,6 +341,11 @@ class _Printer:
             return self.cases(node), 0
         if op == "sum":
             return self.series(node), _PRECEDENCE[op]
+        if op == "and":
+            first, second = args
+            if first.op != "and" and first.args[1] is second.args[0]:
+                return self.print(first) + _SIGNS[second.op] + self.print(second.args[1], 1), 0
+            return rf"{self.print(first)} \text{{ and }} {self.print(second)}", 0
         if op == "/":
             return rf"\frac{{{self.print(args[0])}}}{{{self.print(args[1])}}}", _PRECEDENCE[op]
         if op == "neg":

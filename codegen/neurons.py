@@ -189,8 +189,9 @@ class Neuron:
     def fire_reset(h: Any, s: Any, p: Any, step: Step, threshold: Any = None) -> Any:
         """The potential after the spike s. A hard reset is a choice, so that an infinite h cannot become NaN."""
         s = where(p.detach_reset, s.detach(), s)
-        threshold = p.v_threshold if threshold is None else threshold
-        return step.select(s, p.v_reset, h) if step.reset == "hard" else h - s * threshold
+        if step.reset == "hard":
+            return step.select(s, p.v_reset, h)
+        return h - s * (p.v_threshold if threshold is None else threshold)
 
 
 def leak(x: Any, v: Any, p: Any) -> Any:

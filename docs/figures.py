@@ -11,6 +11,7 @@ mpl.use("svg")  # draws to files alone, before pyplot looks for a screen
 import matplotlib.pyplot as plt
 
 import snnkern
+from snnkern.codegen.emit_docs import RESPONSES
 from snnkern.codegen.neurons import NEURONS, Neuron
 from snnkern.codegen.surrogates import SURROGATES, Surrogate
 
@@ -26,7 +27,7 @@ STYLE = {
 STEPS, ON, OFF = 60, 5, 45
 AMPLITUDES = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0)
 ENOUGH = 5
-"""A figure takes the first amplitude with so many spikes."""
+"""A figure takes the first amplitude with so many spikes; where spikes are integers, with one above 1."""
 
 
 def draw(folder: Path) -> None:
@@ -41,10 +42,9 @@ def draw(folder: Path) -> None:
 
 @torch.no_grad()
 def _response(neuron: type[Neuron], path: Path) -> None:
-    """The input, every state and the spikes over time; a neuron without a threshold has no spikes to show."""
-    parameters = {p.name for p in neuron.all_parameters()}
-    fires = "v_threshold" in parameters
-    module = getattr(snnkern.nn, neuron.module)()
+    """The input, every state and the spikes over time; a neuron that never fires has no spikes to show."""
+    fires = bool(neuron.firing)
+    module = getattr(snnkern.nn, neuron.module)(**RESPONSES.get(neuron.name, {}))
     x = torch.zeros(STEPS, len(AMPLITUDES))
     x[ON:OFF] = torch.tensor(AMPLITUDES)
     out: list[torch.Tensor] = []
@@ -55,7 +55,7 @@ def _response(neuron: type[Neuron], path: Path) -> None:
             values.append(getattr(module, name))
     spikes = torch.stack(out) if fires else torch.zeros_like(x)
     counts = spikes.sum(0)
-    enough = (counts >= ENOUGH).nonzero()
+    enough = ((counts >= ENOUGH) & (spikes.amax(0) > (0 if neuron.has_surrogate else 1))).nonzero()
     if fires and not len(enough):
         raise RuntimeError(
             f"{neuron.name}: no step current in {AMPLITUDES} makes {ENOUGH} spikes; the most is {counts.max()}"

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 from snnkern.codegen.emit_docs import pages
 from snnkern.codegen.emit_python import step_equations
-from snnkern.codegen.formula import Node, latex, latex_step, read, read_equation
-from snnkern.codegen.neurons import NEURONS, RESETS, Float, Step
+from snnkern.codegen.formula import Equation, Node, latex, latex_step, read, read_equation
+from snnkern.codegen.neurons import NEURONS, RESETS, Float, Neuron, Step
 from snnkern.codegen.surrogates import SURROGATES, Surrogate
 
-from support import NEURON_NAMES, SURROGATE_CLASSES, flag_settings, neuron_class
+from support import SURROGATE_CLASSES, flag_settings, neuron_class
 
 OPERATIONS: dict[str, Callable[..., float]] = {
     "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, " ": lambda a, b: a * b,
     "/": lambda a, b: a / b, "^": lambda a, b: a**b, "neg": lambda a: -a, "=": lambda a, b: a == b,
     "==": lambda a, b: a == b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
+    ">=": lambda a, b: a >= b, "and": lambda a, b: a and b,
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "sin": math.sin, "cos": math.cos, "tan": math.tan, "tanh": math.tanh, "exp": math.exp, "ln": math.log,
@@ -50,45 +52,74 @@ def compute(node: Node, scope: dict[str, float]) -> float:
     return float((FUNCTIONS[node.text] if node.op == "call" else OPERATIONS[node.op])(*values))
 
 
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("name", NEURON_NAMES)
-def test_the_equations_of_a_neuron_are_what_it_computes(name: str, reset: str) -> None:
+SAMPLES = 200  # enough for every branch of every equation
+SHOWN = {"h", "s", "ds/dh"}  # what an equation may define beside states, and a step computes under this name
+
+
+@pytest.mark.parametrize("case", [f"{n.name}:{r}" for n in NEURONS for r in n.resets()])
+def test_the_equations_of_a_neuron_are_what_it_computes(case: str) -> None:
+    name, reset = case.split(":")
     neuron = neuron_class(name)
-    generator = torch.Generator().manual_seed(0)
+    lines = [read_equation(line) for line in step_equations(neuron)]
+    used: list[Equation] = []
     for flags in flag_settings(name):
-        for _ in range(20):  # enough for steps with and without a spike
-            scope = {"e": math.e, "pi": math.pi, **{key: float(value) for key, value in flags.items()}}
-            for i, p in enumerate(q for q in neuron.all_parameters() if isinstance(q, Float)):
-                scope[p.name] = p.default + 0.1 * (i + 1)
-            if reset == "soft":
-                scope["v_reset"] = 0.0
-            for t in neuron.learned:
-                scope[t.weight] = float(torch.randn((), generator=generator))
-            for variable in ("x", *(s.name for s in neuron.states)):
-                scope[variable] = float(torch.randn((), generator=generator, dtype=torch.float64) * 2)
+        given, expected = _step(neuron, flags, reset)
+        assert expected.keys() == {s.name for s in neuron.states} | {line.target for line in lines} & SHOWN
+        holding = [line for line in lines if _applies(line.note, flags, reset)]
+        assert expected.keys() <= {line.target for line in holding}
+        used += holding
+        for i in range(SAMPLES):
+            scope = {key: float(value[i]) for key, value in given.items()} | {"e": math.e, "pi": math.pi}
+            for target, alternatives in groupby(holding, lambda line: line.target):
+                scope[target] = [compute(line.formula, scope) for line in alternatives][-1]
+                if target in expected:
+                    exact = float(expected[target][i])
+                    assert scope[target] == pytest.approx(exact, rel=1e-9, abs=1e-9), (target, flags, i)
+                    scope[target] = exact  # so that an h at the threshold is at it
+    others = [r for r in neuron.resets() if r != reset]
+    assert all(any(f"{r} reset" in line.note for r in others) for line in lines if line not in used), "never holds"
 
-            p = SimpleNamespace(**flags)
-            for q in neuron.all_parameters():
-                if isinstance(q, Float):
-                    value = 1 / scope[q.name] if q.inverse else scope[q.name]
-                    setattr(p, q.symbol, torch.tensor(value, dtype=torch.float64))
-            for t in neuron.learned:
-                setattr(p, t.name, torch.tensor(scope[t.weight], dtype=torch.float64).sigmoid())
-            step = Step(lambda u: (u >= 0).to(u.dtype), lambda s, a, b: torch.where(s != 0, a, b), reset)
-            old = [torch.tensor(scope[s.name], dtype=torch.float64) for s in neuron.states]
-            spike, new = neuron.step(torch.tensor(scope["x"], dtype=torch.float64), old, p, step)
 
-            before = dict(scope)
-            for line in step_equations(neuron):
-                equation = read_equation(line)
-                if _applies(equation.note, flags, reset):
-                    # An alternative to the line before starts from the same old state.
-                    old_state = {key: before[key] for key in (equation.target,) if key in before}
-                    scope[equation.target] = compute(equation.formula, {**scope, **old_state})
-            for s, expected in zip(neuron.states, new, strict=True):
-                assert scope[s.name] == pytest.approx(float(expected), rel=1e-9, abs=1e-9), s.name
-            if "s" in scope:
-                assert scope["s"] == float(spike)
+def _step(neuron: type[Neuron], flags: dict[str, bool], reset: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A step of many samples: what the neuron is given, and what it computes, by name."""
+    generator = torch.Generator().manual_seed(0)
+    given = {key: torch.full((SAMPLES,), value, dtype=torch.float64) for key, value in flags.items()}
+    for i, q in enumerate(q for q in neuron.all_parameters() if isinstance(q, Float)):
+        value = q.default if q.range.integer else q.default + 0.1 * (i + 1)
+        given[q.name] = torch.full((SAMPLES,), value, dtype=torch.float64)
+    if reset == "soft":
+        given["v_reset"] = torch.zeros(SAMPLES, dtype=torch.float64)
+    for name in ("x", *(t.weight for t in neuron.learned), *(s.name for s in neuron.states)):
+        given[name] = torch.randn(SAMPLES, generator=generator, dtype=torch.float64) * 4
+    for state in neuron.states:
+        given[state.name][:40] = 0.0
+    given["x"][0] = 0.0
+    computed = _compute(neuron, flags, reset, given)
+    if "h" in computed:  # at the threshold, and at four of them, the most spikes that ILIF makes
+        given["v_threshold"][1:20] = computed["h"][1:20]
+        given["v_threshold"][20:40] = computed["h"][20:40] / 4
+        computed = _compute(neuron, flags, reset, given)
+    return given, computed
+
+
+def _compute(neuron: type[Neuron], flags: dict[str, bool], reset: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The new states, h and s, and for a spike without a surrogate its derivative."""
+    p = SimpleNamespace(**{**given, **flags})
+    for q in neuron.all_parameters():
+        if isinstance(q, Float) and q.inverse:
+            setattr(p, q.inverse, 1 / given[q.name])
+    for t in neuron.learned:
+        setattr(p, t.name, given[t.weight].sigmoid())
+    step = Step(lambda u: (u >= 0).to(u.dtype), lambda s, a, b: torch.where(s != 0, a, b), reset)
+    x = given["x"].clone().requires_grad_()
+    spike, new = neuron.step(x, [given[s.name] for s in neuron.states], p, step)
+    computed: dict[str, Tensor] = {s.name: value for s, value in zip(neuron.states, new, strict=True)}
+    computed.update({name: value for value, name in step.names.items()})
+    if "s" in computed:
+        assert torch.equal(computed["s"], spike)
+        if not neuron.has_surrogate:
+            computed["ds/dh"] = torch.autograd.grad(spike.sum(), computed["h"], retain_graph=True)[0]
+    return {key: value.detach() for key, value in computed.items()}
 
 
 def _applies(note: str, flags: dict[str, bool], reset: str) -> bool:
@@ -140,6 +171,10 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
         ("-(x - (tau_w - a0))", r"-(x - (\tau_{w} - a_{0}))"),
         ("e^(-a0 |x|) decay", r"e^{-a_{0}\,|x|}\,\mathrm{decay}"),
         ("1 if x >= 0 else 2 x", r"\begin{cases}1 & \text{if } x \ge 0 \\ 2x & \text{otherwise}\end{cases}"),
+        (
+            "1 if x >= 0 and a0 < x <= 2 a0 else 0",
+            r"\begin{cases}1 & \text{if } x \ge 0 \text{ and } a_{0} < x \le 2a_{0} \\ 0 & \text{otherwise}\end{cases}",
+        ),
         ("1 for x < 0; else sqrt(x)", r"\begin{cases}1 & \text{if } x < 0 \\ \sqrt{x} & \text{otherwise}\end{cases}"),
     ],
 )
@@ -167,7 +202,8 @@ def test_a_state_is_old_until_its_equation() -> None:
         ("x[0]", "what is '['"),
         ("(x + 1", "expected ')', found 'the end'"),
         ("x +", "expected a value, found 'the end'"),
-        ("x < 1 < 2", "what is '<' there"),
+        ("x < 1 < 2 < 3", "what is '<' there"),
+        ("x and 1", "what is 'and' there"),
         ("1 for x < 0; 2 for x > 0", "one case must be without a condition, found 0"),
     ],
 )

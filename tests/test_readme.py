@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import snnkern
 from snnkern import functional
 from snnkern.codegen.emit_docs import readme
 
@@ -15,7 +17,7 @@ from compatibility import render
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLE, EQUIVALENT, KERNEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, EQUIVALENT, TENSORS, KERNEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_tables_are_made_from_the_specification() -> None:
@@ -39,6 +41,18 @@ def test_the_equivalent_code_is_equivalent() -> None:
         spikes, v = functional.lif(x_seq, tau=tau, v_threshold=v_threshold, v_reset=float(v_reset))
         assert torch.equal(scope["spike_seq"], spikes) and 0 < spikes.mean() < 1
         torch.testing.assert_close(scope["v"], v)
+
+
+def test_a_tensor_and_a_learned_parameter_are_the_same_as_a_number() -> None:
+    scope: dict[str, Any] = {"torch": torch, "snnkern": snnkern}
+    exec(TENSORS, scope)
+    expected, _ = functional.lif(scope["x_seq"], tau=2.0)
+    assert torch.equal(scope["spike_seq"], expected) and torch.equal(scope["layer"](scope["x_seq"]), expected)
+    scope["v"].sum().backward()
+    scope["layer"].v.sum().backward()
+    assert scope["tau"].grad.abs().min() > 0
+    (weight,) = scope["layer"].parameters()
+    assert weight.shape == (16,) and weight.grad.abs().min() > 0
 
 
 def test_the_kernel_runs() -> None:
