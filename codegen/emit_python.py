@@ -285,7 +285,8 @@ def _module_signature(neuron: type[Neuron], learnable: list[Float]) -> list[tupl
 def _module(neuron: type[Neuron]) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
     every = [*(t.argument for t in neuron.learned), *neuron.all_parameters()]
-    learnable = [p for p in every if isinstance(p, Float) and p.name not in starts]
+    adjustable = [p for p in every if isinstance(p, Float) and p.name not in starts]
+    learnable = [p for p in adjustable if not p.range.integer]
     signature = _module_signature(neuron, learnable)
     sets = "        super().__init__(store_v_seq, channels)\n"
     for p in every:
@@ -294,13 +295,14 @@ def _module(neuron: type[Neuron]) -> str:
             inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
             sets += _set(inverse, learned.range, learned.weight, "True", None)
         elif isinstance(p, Float):
-            sets += _set(p, p.tensor_range, f"{p.name}_weight", f"learn_{p.name}", p.default)
+            learn = f"learn_{p.name}" if p in learnable else "False"
+            sets += _set(p, p.tensor_range, f"{p.name}_weight", learn, p.default)
         else:
             sets += f"        self.{p.name} = {p.name}\n"
     if neuron.has_surrogate:
         sets += "        self._set_surrogate(surrogate)\n"
     states = [s.name for s in neuron.states]
-    tensors = {f"{p.symbol}_tensor": p.name for p in learnable}
+    tensors = {f"{p.symbol}_tensor": p.name for p in adjustable}
     symbols = {t.name: t for t in neuron.learned}
     values = []
     for a in arguments(neuron):
@@ -332,7 +334,7 @@ def _module(neuron: type[Neuron]) -> str:
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n"
     annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
-    annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in learnable)
+    annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in adjustable)
     check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
     doc = [
         (neuron.__doc__ or "").strip(),

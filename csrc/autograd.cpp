@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "generated/registry.h"
+#include "host.h"
 
 namespace snnkern {
 namespace {
@@ -152,7 +153,7 @@ bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
 
 void autograd(const NeuronSpec& neuron, Stack& stack) {
   const Operators& ops = operators(neuron);
-  const c10::IValue* values = &stack[stack.size() - neuron.argument_count];
+  const c10::IValue* values = arguments(neuron, stack, neuron.argument_count);
   variable_list inputs;
   for (int i = 0; i < neuron.argument_count; ++i) {
     if (!is_differentiable(neuron.arguments[i].kind)) continue;
@@ -191,7 +192,7 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
 
 void autograd_of_backward(const NeuronSpec& neuron, Stack& stack) {
   const size_t count = neuron.states + 2 + neuron.argument_count;
-  const c10::IValue* values = &stack[stack.size() - count];
+  const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;
   if (forbid) {

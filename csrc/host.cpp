@@ -332,8 +332,8 @@ const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() 
 // ---- look up and launch --------------------------------------------------------------------------------------------
 
 void check_built(const Call& call, bool built) {
-  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":",
-                surrogate_name(call.surrogate), ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
+  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":", surrogate_name(call.surrogate),
+                ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
 }
 
@@ -422,7 +422,7 @@ void prepare(Call& call, const Tensor& x) {
 }
 
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
-  Call call = read(neuron, "_forward", &stack[stack.size() - neuron.argument_count]);
+  Call call = read(neuron, "_forward", arguments(neuron, stack, neuron.argument_count));
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
   const Tensor x = time_major(call.x);
@@ -452,7 +452,7 @@ void train(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, 
 
 void backward(const NeuronSpec& neuron, Stack& stack) {
   const int incoming = neuron.states + 2, count = incoming + neuron.argument_count;
-  const c10::IValue* values = &stack[stack.size() - count];
+  const c10::IValue* values = arguments(neuron, stack, count);
   Call call = read(neuron, "_backward", values + incoming);
 
   const auto optional = [&](int i) { return values[i].isNone() ? Tensor() : values[i].toTensor(); };

@@ -9,6 +9,14 @@ namespace snnkern {
 
 using torch::jit::Stack;
 
+// The last `count` values of the stack. A C++ caller whose signature is not that of the schema may have put fewer
+// there.
+inline const c10::IValue* arguments(const NeuronSpec& neuron, const Stack& stack, size_t count) {
+  TORCH_CHECK(stack.size() >= count, "snnkern.", neuron.name, ": called with ", std::to_string(stack.size()),
+              " arguments, but its schema has ", std::to_string(count), "; is the caller's signature out of date?");
+  return stack.data() + (stack.size() - count);
+}
+
 // Each takes its operator's arguments from the top of the stack and leaves the results there, as a boxed kernel does.
 // They serve CPU, CUDA and Meta tensors: on Meta they check and allocate.
 void forward(const NeuronSpec& neuron, Stack& stack);

@@ -33,9 +33,12 @@ std::tuple<Tensor, Tensor> lif(const Tensor& x_seq, double tau) {
   using Signature = std::tuple<Tensor, Tensor>(
       const Tensor& x_seq, const std::optional<Tensor>& v_init, double tau, bool decay_input, double v_threshold,
       std::optional<double> v_reset, bool detach_reset, c10::string_view surrogate,
-      at::OptionalArrayRef<double> surrogate_params, bool store_v_seq, bool spiking);
+      at::OptionalArrayRef<double> surrogate_params, bool store_v_seq, bool spiking,
+      const std::optional<Tensor>& decay_tensor, const std::optional<Tensor>& v_threshold_tensor,
+      const std::optional<Tensor>& v_reset_tensor);
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("snnkern::lif_forward", "").typed<Signature>();
-  return op.call(x_seq, std::nullopt, tau, true, 1.0, 0.0, false, "atan", std::nullopt, false, true);
+  return op.call(x_seq, std::nullopt, tau, true, 1.0, 0.0, false, "atan", std::nullopt, false, true, std::nullopt,
+                 std::nullopt, std::nullopt);
 }
 
 }  // namespace
