@@ -120,7 +120,7 @@ def calls(draw: Any, role: str, device: str = "cpu") -> tuple[str, list[Any]]:
         values["v_reset"] = draw(st.sampled_from([0.0, None, -0.25]))
     values["store_v_seq"] = draw(st.booleans())
     for p in tensor_parameters(neuron_class(neuron)):
-        if draw(st.integers(0, 5)) == 0:
+        if draw(st.integers(0, 5)) == 0 and values[p.name] is not None:
             value = 1 / p.default if p.inverse else p.default
             sizes = draw(st.sampled_from([(), (1,), shape[1:], shape[2:]]))
             values[f"{p.symbol}_tensor"] = torch.full(sizes, value, dtype=dtype, device=device)
