@@ -51,9 +51,9 @@ def compile_all(csrc: Path, architecture: str) -> Iterator[Compiled]:
 
 
 def report(csrc: Path, architecture: str) -> int:
-    """Prints a line a file, and every kernel that spills. Returns how many do."""
+    """Prints a line a file, and every kernel that spills. Returns how many do, without those of float64, for checking."""
     print(f"{'file':45} {'kernels':>8} {'registers':>12} {'spilling':>9} {'KiB':>7} {'s':>6}")
-    spilling = kernels = size = 0
+    spilling = failed = kernels = size = 0
     for made in compile_all(csrc, architecture):
         bad = [(name, stores) for name, _, stores in made.kernels if stores]
         registers = [r for _, r, _ in made.kernels]
@@ -64,6 +64,7 @@ def report(csrc: Path, architecture: str) -> int:
         )
         for name, stores in bad:
             print(f"  spills {stores} bytes: {name}")
+        failed += sum("<double>" not in name for name, _ in bad)
         spilling, kernels, size = spilling + len(bad), kernels + len(made.kernels), size + made.size
     print(f"{kernels} kernels, {spilling} spill; {size / 2**20:.1f} MiB of machine code for {architecture}")
-    return spilling
+    return failed

@@ -171,7 +171,8 @@ def test_reduce_overhead_runs_as_a_cuda_graph(neuron: str) -> None:
     for _ in range(4):
         torch.compiler.cudagraph_mark_step_begin()
         out = compiled(neuron, tensors)
-        assert torch.equal(out, expected)
+        # A sum of whole numbers has no last bits, one of potentials does.
+        assert torch.equal(out, expected) if neuron_class(neuron).firing else torch.allclose(out, expected)
         for a, b in zip(torch.autograd.grad(out.sum(), leaves), grads, strict=True):
             torch.testing.assert_close(a, b)
     assert counters["cudagraph_skips"] == 0

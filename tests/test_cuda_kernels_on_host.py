@@ -281,6 +281,8 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
     def parameter(p: Any) -> torch.Tensor:
         value = value_of(case, p.name, getattr(p, "default", 0.0)) or 0.0
         value = 1 / value if getattr(p, "inverse", None) else value
+        if p.range.integer:
+            return torch.full((case.N,) if case.tensors else (), value, dtype=case.state_type)
         factors = 1 - 0.1 * torch.rand((case.N,) if case.tensors else (), generator=generator, dtype=torch.float64)
         return (value * (factors if case.tensors else 1.0 + 0 * factors)).to(case.state_type)
 

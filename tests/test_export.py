@@ -104,7 +104,7 @@ def test_save_and_load_in_a_fresh_process(neuron: str, tmp_path: Path, device: s
     assert torch.equal(torch.load(tmp_path / "out.pt"), net(x))
 
 
-@each_neuron
+@pytest.mark.parametrize("neuron", ["if", "lif", "izhikevich", "li"])  # each compiles for half a minute
 def test_aot_inductor_package_in_a_fresh_process(neuron: str, tmp_path: Path, device: str) -> None:
     net, x = network(neuron, device), eighths(noise((50, 7, 5), torch.float32, 1, device))
     with torch.no_grad():
