@@ -29,7 +29,8 @@ def measure(case, options):
     return {"ms": 1.0}
 """
 MAIN = """
-import argparse, json, sys
+import argparse, json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job may have switched off
 from pathlib import Path
 from benchmarks import process
 argv = sys.argv[1:]
