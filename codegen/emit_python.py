@@ -257,8 +257,13 @@ def _set(p: Float, symbol_range: Range, weight: str, learn: str, default: float 
     )
 
 
-def _module_signature(neuron: type[Neuron], learnable: list[Float]) -> list[tuple[str, str, str]]:
-    """The arguments of a module: (name, type = default, what it is)."""
+_ModuleArgument = tuple[str, str, str]  # name, type = default, what it is
+
+
+def _module_signature(
+    neuron: type[Neuron], learnable: list[Float]
+) -> tuple[list[_ModuleArgument], list[_ModuleArgument]]:
+    """The arguments of a module, and those that are given by keyword alone."""
     out = []
     for p in (*module_arguments(neuron), *neuron.firing):
         limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
@@ -267,19 +272,15 @@ def _module_signature(neuron: type[Neuron], learnable: list[Float]) -> list[tupl
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
         out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
-    return [
-        *out,
-        ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}"),
-        *(
-            (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
-            for p in learnable
-        ),
-        (
-            "channels",
-            "Optional[int] = None",
-            "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all",
-        ),
+    out.append(
+        ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")
+    )
+    doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
+    learned = [
+        (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
+        for p in learnable
     ]
+    return out, [*learned, ("channels", "Optional[int] = None", doc)]
 
 
 def _module(neuron: type[Neuron]) -> str:
@@ -287,7 +288,7 @@ def _module(neuron: type[Neuron]) -> str:
     every = [*(t.argument for t in neuron.learned), *neuron.all_parameters()]
     adjustable = [p for p in every if isinstance(p, Float) and p.name not in starts]
     learnable = [p for p in adjustable if not p.range.integer]
-    signature = _module_signature(neuron, learnable)
+    positional, by_keyword = _module_signature(neuron, learnable)
     sets = "        super().__init__(store_v_seq, channels)\n"
     for p in every:
         if isinstance(p, Float) and p.name in starts:
@@ -345,7 +346,7 @@ def _module(neuron: type[Neuron]) -> str:
         *(f"    {e}" for e in step_equations(neuron)),
         "",
         "Args:",
-        *(f"    {name}: {what}" for name, _, what in signature),
+        *(f"    {name}: {what}" for name, _, what in (*positional, *by_keyword)),
         "    A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
         "",
         "Attributes:",
@@ -366,8 +367,9 @@ def _module(neuron: type[Neuron]) -> str:
     doc += ["", f"Source: {neuron.source}."]
     docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
     shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
-    parameters = "".join(f"        {name}: {kind},\n" for name, kind, _ in signature)
-    parameters = parameters.replace("        learn_", "        *,\n        learn_", 1)
+    declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
+    declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
+    parameters = "".join(f"        {text},\n" for text in declared)
     return f'''
 
 class {neuron.module}(MultiStep):

@@ -271,7 +271,22 @@ RECOVERY: tuple[Parameter, ...] = (
 )
 
 
-class QIF(Neuron):
+class Driven(Neuron):
+    """Base of the neurons whose membrane drives itself, beside the input."""
+
+    firing = fires(v_reset=-0.1)
+
+    @staticmethod
+    def drive(v: Any, p: Any) -> Any:
+        """What drives the membrane beside the input."""
+        raise NotImplementedError
+
+    @classmethod
+    def charge(cls, x: Any, v: Any, p: Any) -> Any:
+        return v + (x + cls.drive(v, p)) * p.decay
+
+
+class QIF(Driven):
     """Quadratic integrate-and-fire neuron: the leak is a parabola, so that above v_c the membrane rises by itself."""
 
     name = "qif"
@@ -279,19 +294,13 @@ class QIF(Neuron):
     source = "Ermentrout and Kopell, SIAM Journal on Applied Mathematics 46, 1986"
     equations = ("decay = 1 / tau", "h = v + (x + a0 * (v - v_rest) * (v - v_c)) * decay")
     parameters: ClassVar[tuple[Parameter, ...]] = (TAU, V_C, A0, V_REST)
-    firing = fires(v_reset=-0.1)
 
     @staticmethod
     def drive(v: Any, p: Any) -> Any:
-        """What drives the membrane beside the input."""
         return p.a0 * (v - p.v_rest) * (v - p.v_c)
 
-    @classmethod
-    def charge(cls, x: Any, v: Any, p: Any) -> Any:
-        return v + (x + cls.drive(v, p)) * p.decay
 
-
-class EIF(Neuron):
+class EIF(Driven):
     """Exponential integrate-and-fire neuron: near theta_rh the membrane begins to rise by itself, exponentially."""
 
     name = "eif"
@@ -302,17 +311,11 @@ class EIF(Neuron):
         "h = v + (x + v_rest - v + delta_T * exp((v - theta_rh) / delta_T)) * decay",
     )
     parameters = (TAU, DELTA_T, THETA_RH, V_REST)
-    firing = fires(v_reset=-0.1)
 
     @staticmethod
     def drive(v: Any, p: Any) -> Any:
-        """What drives the membrane beside the input."""
         # 1 / delta_T is the same at every step; the last bits of exp are free anyway.
         return p.v_rest - v + p.delta_T * ((v - p.theta_rh) * (1 / p.delta_T)).exp()
-
-    @classmethod
-    def charge(cls, x: Any, v: Any, p: Any) -> Any:
-        return v + (x + cls.drive(v, p)) * p.decay
 
 
 class Izhikevich(QIF):

@@ -66,8 +66,7 @@ class MultiStep(torch.nn.Module):
     ) -> None:
         """Stores a parameter: a number, a fixed tensor, or a weight that is learned."""
         module = f"snnkern.nn.{type(self).__name__}"
-        transforms = f"_{name}_transform"
-        setattr(self, transforms, transform if learn else "")
+        setattr(self, f"_{name}_transform", transform if learn else "")
         if isinstance(value, Tensor):
             if not value.is_floating_point() or not all(limits.holds(v) for v in value.detach().flatten().tolist()):
                 raise ValueError(f"{module}: {name} must be a tensor of floating-point values, each {limits}")
@@ -86,7 +85,7 @@ class MultiStep(torch.nn.Module):
             self.register_parameter(weight, torch.nn.Parameter(start.clone().reshape(start.shape or (1,)).float()))
         elif isinstance(value, Tensor):
             self.register_buffer(weight, (1 / value if inverse else value).detach().clone())
-        elif not hasattr(self, weight):
+        else:
             self.register_parameter(weight, None)
         if default is not None or value is None:  # else the operator takes no number
             setattr(self, name, default if isinstance(value, Tensor) else None if value is None else float(value))

@@ -45,7 +45,7 @@ def library(name: str) -> Any:
     except metadata.PackageNotFoundError:
         pytest.skip(f"{distribution} is not installed (pip install .[peers])")
     if distribution == "spikingjelly" and not found.startswith("2."):
-        pytest.skip(f"spikingjelly {found} is installed, not 2")
+        pytest.skip(f"spikingjelly {found} is installed, but the tests are beside its version 2 (pip install .[peers])")
     return pytest.importorskip(name, reason=f"{distribution} is installed, but {name} cannot be imported")
 
 
