@@ -4,7 +4,7 @@ neurons/lif.h            the step and its derivative, for each reset and kind of
 surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that a number names
 cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a block of neurons
 cpu/surrogates/atan.cpp  these surrogates
-cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor parameters, smooth passes
+cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
 cuda/lif/atan.cu         BPTT with this surrogate compiled in
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
@@ -21,7 +21,7 @@ from typing import Any
 
 from . import expr
 from .expr import Expr, Printer, flag, lift, var
-from .neurons import FINITE, NEURONS, RESETS, Flag, Float, Learned, Neuron, Range, Step, blend
+from .neurons import CONVENTIONS, FINITE, NEURONS, RESETS, Flag, Float, Learned, Neuron, Parameter, Range, Step, blend
 from .surrogates import SURROGATES, Surrogate
 
 # Names of the specification and their C++ types, in the order of enum Dtype.
@@ -114,10 +114,28 @@ class Argument:
     schema: str
     range: Range = FINITE
     inverse: bool = False
+    none: float = 0.0  # what None stands for
+    is_convention: bool = False
+    usual: float = 0.0  # of a convention: the value that needs no general pass
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return "None"
     return f"{value:.0f}." if float(value).is_integer() else repr(value)
+
+
+def _argument(p: Parameter, is_convention: bool = False) -> Argument:
+    if isinstance(p, Flag):
+        return Argument("Flag", p.name, f"bool {p.name}={p.default}", is_convention=is_convention)
+    kind = "Reset" if p.name == "v_reset" else "Float"
+    schema = f"float{'' if p.none is None else '?'} {p.name}={_number(p.default)}"
+    return Argument(kind, p.name, schema, p.range, p.inverse is not None, p.none or 0.0, is_convention, p.number)
+
+
+def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
+    name = f"{p.symbol}_tensor"
+    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -125,28 +143,17 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     out = [Argument("Input", "x_seq", "Tensor x_seq")]
     out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.learned]
     out += [Argument("State", f"{s.name}_init", f"Tensor? {s.name}_init=None") for s in neuron.states]
-    for p in neuron.all_parameters():
-        if isinstance(p, Flag):
-            out.append(Argument("Flag", p.name, f"bool {p.name}={p.default}"))
-        elif p.name == "v_reset":
-            out.append(Argument("Reset", p.name, f"float? {p.name}={_number(p.default)}", p.range))
-        else:
-            schema = f"float {p.name}={_number(p.default)}"
-            out.append(Argument("Float", p.name, schema, p.range, p.inverse is not None))
+    out += [_argument(p) for p in neuron.all_parameters()]
     if neuron.has_surrogate:
         out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
         out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
     out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
     if neuron.has_surrogate:
         out.append(Argument("Spiking", "spiking", "bool spiking=True"))
-    for p in tensor_parameters(neuron):
-        out.append(Argument("Tensor", f"{p.symbol}_tensor", f"Tensor? {p.symbol}_tensor=None", p.tensor_range))
+    out += [_tensor_argument(p) for p in neuron.all_parameters() if isinstance(p, Float)]
+    out += [_argument(p, True) for p in neuron.conventions]
+    out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
     return out
-
-
-def tensor_parameters(neuron: type[Neuron]) -> list[Float]:
-    """The numbers that may be tensors instead; a learned parameter always is one."""
-    return [p for p in neuron.all_parameters() if isinstance(p, Float)]
 
 
 def differentiable(neuron: type[Neuron]) -> list[str]:
@@ -159,8 +166,11 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     inputs = ", ".join(a.schema for a in arguments(neuron))
     states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
     grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
-    # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters alone.
-    plain = ", ".join(a.schema if a.kind == "Tensor" else a.schema.split("=")[0] for a in arguments(neuron))
+    # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters and
+    # conventions alone.
+    plain = ", ".join(
+        a.schema if a.kind == "Tensor" or a.is_convention else a.schema.split("=")[0] for a in arguments(neuron)
+    )
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
         "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
@@ -169,10 +179,12 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     }
 
 
+def _double(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else f"{'-' if value < 0 else ''}kInfinity"
+
+
 def _range_text(r: Range) -> str:
-    low = "-kInfinity" if r.low == -math.inf else repr(float(r.low))
-    high = "kInfinity" if r.high == math.inf else repr(float(r.high))
-    return f'{{{low}, {high}, {_bool(r.low_open)}, {_bool(r.integer)}, "{r}"}}'
+    return f'{{{_double(r.low)}, {_double(r.high)}, {_bool(r.low_open)}, {_bool(r.integer)}, "{r}"}}'
 
 
 def _bool(value: bool) -> str:
@@ -185,7 +197,8 @@ def registry() -> str:
     for n in NEURONS:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {_bool(a.inverse)}}},')
+            rest = ", ".join((_bool(a.inverse), _double(a.none), _bool(a.is_convention), _double(a.usual)))
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
         lines.append("};")
         starts = ", ".join(str(_float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
@@ -204,7 +217,7 @@ def registry() -> str:
         if s.parameters:
             lines.append(f"inline constexpr SurrogateParam k{s.__name__}Params[] = {{")
             for p in s.parameters:
-                lines.append(f'    {{"{p.name}", {float(p.default)!r}, {_range_text(p.range)}}},')
+                lines.append(f'    {{"{p.name}", {p.number!r}, {_range_text(p.range)}}},')
             lines.append("};")
     lines.append(f"\ninline constexpr SurrogateSpec kSurrogates[{len(SURROGATES)}] = {{")
     for s in SURROGATES:
@@ -215,7 +228,7 @@ def registry() -> str:
         "// KernelArgs has room for the largest neuron and surrogate.",
         f"static_assert({max(len(n.states) for n in NEURONS)} <= kMaxStates);",
         f"static_assert({max(len(_floats(n)) for n in NEURONS)} <= kMaxParams);",
-        f"static_assert({max(len(_flags(n)) for n in NEURONS)} <= kMaxFlags);",
+        f"static_assert({max(len(n.flags()) for n in NEURONS)} <= kMaxFlags);",
         f"static_assert({max(len(s.parameters) for s in SURROGATES)} <= kMaxSurrogateParams);\n",
         f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
         f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
@@ -231,13 +244,13 @@ def _strings(names: Any) -> str:
 # ---- equations --------------------------------------------------------------------------------------------------------
 
 
-def _floats(neuron: type[Neuron]) -> list[Learned | Float]:
-    """The numbers a kernel gets, in the order of KernelArgs::params: learned ones first."""
-    return [*neuron.learned, *(p for p in neuron.all_parameters() if isinstance(p, Float))]
+def _floats(neuron: type[Neuron], kind: str = "general") -> list[Learned | Float]:
+    """The numbers that a kind of pass takes, in the order of KernelArgs::params: learned ones first, conventions last."""
+    return [*neuron.learned, *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
 
 
-def _flags(neuron: type[Neuron]) -> list[Flag]:
-    return [p for p in neuron.all_parameters() if isinstance(p, Flag)]
+def _flags(neuron: type[Neuron], kind: str) -> list[Flag]:
+    return [p for p in neuron.flags() if kind == "general" or p not in neuron.conventions]
 
 
 def _symbol(p: Learned | Float) -> str:
@@ -261,24 +274,30 @@ class Traced:
     names: dict[Expr, str]
 
 
-def trace(neuron: type[Neuron], reset: str, smooth: bool) -> Traced:
+def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
     """Runs a neuron's equations on symbols."""
-    values: dict[str, Expr] = {_symbol(p): var(f"p.{_symbol(p)}") for p in _floats(neuron)}
-    values.update({p.name: flag(f"p.{p.name}") for p in _flags(neuron)})
-    floats = [values[_symbol(p)] for p in _floats(neuron)]
+    floats, flags = _floats(neuron, kind), _flags(neuron, kind)
+    # What else the equations may ask for: conventions that this neuron has not.
+    values: dict[str, Any] = {p.name: p.default for p in CONVENTIONS} if kind == "general" else {}
+    values.update({_symbol(p): var(f"p.{_symbol(p)}") for p in floats})
+    values.update({p.name: flag(f"p.{p.name}") for p in flags})
+    variables = [values[_symbol(p)] for p in floats]
     if reset == "soft":
         values["v_reset"] = lift(0)  # also where the neuron has none
     names: dict[Expr, str] = {}
 
-    step = Step(expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, names)
+    smooth = kind == "smooth"
+    step = Step(
+        expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, kind == "general", names
+    )
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = neuron.step(x, old, SimpleNamespace(**values), step)
-    return Traced(x, old, floats, s, list(new), names)
+    return Traced(x, old, variables, s, list(new), names)
 
 
 def is_exact(neuron: type[Neuron]) -> bool:
     """Whether a step, except in smooth mode, has the same bits everywhere: it uses no function that libraries differ in."""
-    used = {e.op for reset in neuron.resets() for e in _outputs(trace(neuron, reset, smooth=False))}
+    used = {e.op for reset in neuron.resets() for e in _outputs(trace(neuron, reset, ""))}
     return not used & (expr.FUNCTIONS.keys() - set(expr.EXACT))
 
 
@@ -294,7 +313,8 @@ _TAKEN_BY_STEP = frozenset(
 
 def check_names(neuron: type[Neuron]) -> None:
     """A neuron's states and numbers become names in C++ and Python, so each must be new."""
-    states, numbers = [s.name for s in neuron.states], [p.name for p in neuron.all_parameters()]
+    states = [s.name for s in neuron.states]
+    numbers = [*(p.name for p in neuron.numbers()), *(p.name for p in neuron.flags())]
     names = [*states, *numbers, *(t.name for t in neuron.learned)]
     for name in names:
         taken = name == "R" or (name in states and name in _TAKEN_BY_STEP)
@@ -307,8 +327,27 @@ def check_names(neuron: type[Neuron]) -> None:
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
     check_names(neuron)
-    floats, flags = _floats(neuron), _flags(neuron)
-    params = f"{neuron.module}Params"
+    text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
+#pragma once
+#include "../../elementary.h"
+
+namespace snnkern {{
+"""
+    for kind in ("", "general") if neuron.conventions else ("",):
+        text += _params_struct(neuron, kind)
+    for kind in kinds(neuron):
+        for reset in neuron.resets():
+            text += _step_struct(neuron, reset, kind)
+    return text + "\n}  // namespace snnkern\n"
+
+
+def _params_name(neuron: type[Neuron], kind: str) -> str:
+    return f"{neuron.module}{'General' if kind == 'general' else ''}Params"
+
+
+def _params_struct(neuron: type[Neuron], kind: str) -> str:
+    floats, flags = _floats(neuron, kind), _flags(neuron, kind)
+    params = _params_name(neuron, kind)
     fields = [_symbol(p) for p in floats]
     inits = [f"{name}(R(a.params[{i}]))" for i, name in enumerate(fields)]
     inits += [f"{p.name}(Mask<R>(a.flags[{i}]))" for i, p in enumerate(flags)]
@@ -316,12 +355,7 @@ def neuron_header(neuron: type[Neuron]) -> str:
         f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
     )
     sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
-    text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
-#pragma once
-#include "../../elementary.h"
-
-namespace snnkern {{
-
+    return f"""
 template <class R>
 struct {params} {{
   static constexpr int kCount = {len(fields)};
@@ -337,22 +371,20 @@ struct {params} {{
 {sets}  }}
 }};
 """
-    for kind in KINDS if neuron.has_surrogate else KINDS[:2]:
-        for reset in neuron.resets():
-            text += _step_struct(neuron, params, reset, kind)
-    return text + "\n}  // namespace snnkern\n"
 
 
-# The kinds of passes. A step of the first has gradients in the learned parameters only; of the others, in all.
-KINDS = ("", "tensor", "smooth")
+def kinds(neuron: type[Neuron]) -> list[str]:
+    """The kinds of passes of a neuron. A step of the first has gradients in the learned parameters only; of the others, in all."""
+    wanted = {"": True, "tensor": True, "smooth": neuron.has_surrogate, "general": bool(neuron.conventions)}
+    return [kind for kind, has in wanted.items() if has]
 
 
 def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
     return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
 
 
-def _step_struct(neuron: type[Neuron], params: str, reset: str, kind: str) -> str:
-    t = trace(neuron, reset, kind == "smooth")
+def _step_struct(neuron: type[Neuron], reset: str, kind: str) -> str:
+    t = trace(neuron, reset, kind)
     wanted = t.floats if kind else t.floats[: len(neuron.learned)]
     states = [s.name for s in neuron.states]
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
@@ -387,7 +419,7 @@ struct {struct_name(neuron, reset, kind)} {{
   // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
   static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
   template <class R>
-  using Params = {params}<R>;
+  using Params = {_params_name(neuron, kind)}<R>;
   // The parameter at which a state starts, or -1 for 0.
   SNNKERN_FN static constexpr int start(int{_use(" state", starts)}) {{ return {starts} : -1; }}
 
@@ -507,6 +539,8 @@ PASSES = {
     "tensor_backward": ("tensor", True),
     "smooth_forward": ("smooth", False),
     "smooth_backward": ("smooth", True),
+    "general_forward": ("general", False),
+    "general_backward": ("general", True),
 }
 Kernel = tuple[str, str, str]  # pass, reset, dtype
 
@@ -518,7 +552,7 @@ def _kernels(neuron: type[Neuron], chosen: Selection) -> list[Kernel]:
         for name in PASSES
         for reset in chosen.resets
         for dtype in chosen.dtypes
-        if PASSES[name][0] != "smooth" or (neuron.has_surrogate and dtype in SMOOTH_DTYPES)
+        if PASSES[name][0] in kinds(neuron) and (PASSES[name][0] != "smooth" or dtype in SMOOTH_DTYPES)
     ]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .emit import tensor_parameters
 from .emit_python import function_name, module_arguments, step_equations
 from .formula import latex, latex_step
 from .neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
@@ -45,7 +44,7 @@ def surrogate_table() -> str:
 
 def _default(p: Float | Flag) -> str:
     """A default as code: 4, 4/3 or 0.95."""
-    if isinstance(p, Flag):
+    if isinstance(p, Flag) or p.default is None:
         return repr(p.default)
     fraction = Fraction(p.default).limit_denominator(9)
     short = p.range.integer or (float(fraction) == p.default and len(repr(p.default)) > len("0.125"))
@@ -137,17 +136,23 @@ def neuron_page(neuron: type[Neuron]) -> str:
         _parameter_table([*neuron.learned, *neuron.all_parameters()]),
         f"The module takes, in place of {_list(t.name for t in neuron.learned)}:" if arguments else "",
         _parameter_table(arguments) if arguments else "",
+        "At their defaults the following, the [conventions of other libraries](/migration.md), change nothing:"
+        if neuron.conventions
+        else "",
+        _parameter_table(neuron.conventions) if neuron.conventions else "",
         _tensors(neuron),
     )
 
 
 def _tensors(neuron: type[Neuron]) -> str:
     """Which parameters may be tensors, and how a module learns them."""
-    names = [p.name for p in tensor_parameters(neuron)]
+    names = [p.name for p in neuron.numbers()]
+    whole = [p.name for p in neuron.numbers() if p.range.integer]
+    several, others = len(names) > 1, f"any but {_list(whole)}" if whole else "any of them"
     return (
-        f"{_list(names)}: {'each' if len(names) > 1 else 'it'} may instead be a tensor that broadcasts against `x_seq[0]`, "
-        f"and then gets a gradient. `nn.{neuron.module}` learns {'any of them' if len(names) > 1 else 'it'} with "
-        f"`learn_{names[0]}=True`{' and so on' if len(names) > 1 else ''}: one value, or with `channels=C` one for each channel."
+        f"{_list(names)}: {'each' if several else 'it'} may instead be a tensor that broadcasts against `x_seq[0]`, "
+        f"and then gets a gradient. `nn.{neuron.module}` learns {others if several else 'it'} with "
+        f"`learn_{names[0]}=True`{' and so on' if several else ''}: one value, or with `channels=C` one for each channel."
     )
 
 

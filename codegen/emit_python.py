@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from .emit import arguments, tensor_parameters
+from .emit import arguments
 from .neurons import NEURONS, Flag, Float, Neuron, Range, State
 from .surrogates import SURROGATES
 
@@ -37,7 +37,7 @@ def _all(names: list[str]) -> str:
 def _kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
-    return "float | Tensor | None" if p.name == "v_reset" else "float | Tensor"
+    return "float | Tensor" if p.none is None else "float | Tensor | None"
 
 
 # ---- surrogates -------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def surrogate_module() -> str:
 
 
 def _number(p: Float) -> str:
-    return repr(int(p.default)) if p.range.integer else repr(p.default)
+    return repr(int(p.number)) if p.range.integer else repr(p.number)
 
 
 # ---- functions --------------------------------------------------------------------------------------------------------
@@ -81,7 +81,8 @@ def _signature(neuron: type[Neuron]) -> list[str]:
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
     if neuron.has_surrogate:
         lines.append(f"surrogate: Surrogate = {SURROGATES[0].__name__}(),")
-    return [*lines, "store_v_seq: bool = False,"]
+    lines.append("store_v_seq: bool = False,")
+    return [*lines, *(f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.conventions)]
 
 
 def _start(s: State) -> str:
@@ -99,6 +100,10 @@ def step_equations(neuron: type[Neuron]) -> list[str]:
     return [*neuron.equations, *neuron.firing_equations]
 
 
+def _limits(p: Float | Flag) -> str:
+    return f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
+
+
 def _docstring(neuron: type[Neuron], intro: str) -> str:
     lines = [f"{(neuron.__doc__ or '').strip()}", ""]
     if intro:
@@ -113,9 +118,7 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
         lines.append(
             f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}"
         )
-    for p in neuron.all_parameters():
-        limits = f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
-        lines.append(f"    {p.name}: {p.doc}{limits}")
+    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
     lines += [
         "    Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
         "    the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
@@ -125,6 +128,7 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
             "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
         )
     lines.append(f"    store_v_seq: return {_of_states(neuron)} after every step instead of the last")
+    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
     names = ", ".join(s.name for s in neuron.states)
     result = "spikes" if neuron.firing else "the potential after each step,"
     lines += [
@@ -167,7 +171,7 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = "".join(_take_tensor(p) for p in tensor_parameters(n))
+        body = "".join(_take_tensor(p) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, "", body)
     return text
@@ -189,7 +193,7 @@ def reference_module() -> str:
     for n in NEURONS:
         learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
         states = ", ".join(f"{s.name}_init" for s in n.states)
-        params = ", ".join(f'"{p.name}": {p.name}' for p in n.all_parameters())
+        params = ", ".join(f'"{p.name}": {p.name}' for p in (*n.all_parameters(), *n.conventions))
         surrogate = "surrogate" if n.has_surrogate else "None"
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
@@ -232,7 +236,7 @@ def _transform(limits: Range) -> str:
 def _module_kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
-    return "Union[float, Tensor, None]" if p.name == "v_reset" else "Union[float, Tensor]"
+    return "Union[float, Tensor]" if p.none is None else "Union[float, Tensor, None]"
 
 
 def nn_module() -> str:
@@ -250,10 +254,11 @@ def nn_module() -> str:
     return text
 
 
-def _set(p: Float, symbol_range: Range, weight: str, learn: str, default: float | None) -> str:
+def _set(p: Float, symbol_range: Range, weight: str, learn: str, number: str) -> str:
+    """`number`: what the operator takes beside a tensor."""
     return (
         f'        self._set("{p.name}", {p.name}, {_range_code(_module_range(p))}, learn={learn}, inverse={p.inverse is not None}, '
-        f'transform="{_transform(symbol_range)}", weight="{weight}", default={default!r})\n'
+        f'transform="{_transform(symbol_range)}", weight="{weight}", {number})\n'
     )
 
 
@@ -275,17 +280,18 @@ def _module_signature(
     out.append(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")
     )
-    doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
-    learned = [
+    by_keyword = [(p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)) for p in neuron.conventions]
+    by_keyword += [
         (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
         for p in learnable
     ]
-    return out, [*learned, ("channels", "Optional[int] = None", doc)]
+    doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
+    return out, [*by_keyword, ("channels", "Optional[int] = None", doc)]
 
 
 def _module(neuron: type[Neuron]) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
-    every = [*(t.argument for t in neuron.learned), *neuron.all_parameters()]
+    every = [*(t.argument for t in neuron.learned), *neuron.all_parameters(), *neuron.conventions]
     adjustable = [p for p in every if isinstance(p, Float) and p.name not in starts]
     learnable = [p for p in adjustable if not p.range.integer]
     positional, by_keyword = _module_signature(neuron, learnable)
@@ -294,10 +300,10 @@ def _module(neuron: type[Neuron]) -> str:
         if isinstance(p, Float) and p.name in starts:
             learned = starts[p.name]
             inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
-            sets += _set(inverse, learned.range, learned.weight, "True", None)
+            sets += _set(inverse, learned.range, learned.weight, "True", "has_number=False")
         elif isinstance(p, Float):
             learn = f"learn_{p.name}" if p in learnable else "False"
-            sets += _set(p, p.tensor_range, f"{p.name}_weight", learn, p.default)
+            sets += _set(p, p.tensor_range, f"{p.name}_weight", learn, f"default={p.default!r}")
         else:
             sets += f"        self.{p.name} = {p.name}\n"
     if neuron.has_surrogate:
@@ -330,8 +336,8 @@ def _module(neuron: type[Neuron]) -> str:
     )
     annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
     annotations += "    _channels: Optional[int]\n"
-    if "hard" in neuron.resets():
-        annotations += "    v_reset: Optional[float]\n"
+    optional = [p.name for p in neuron.numbers() if p.none is not None]
+    annotations += "".join(f"    {name}: Optional[float]\n" for name in optional)
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n"
     annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
@@ -370,6 +376,7 @@ def _module(neuron: type[Neuron]) -> str:
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
     parameters = "".join(f"        {text},\n" for text in declared)
+    usual = ", ".join(f'"{p.name}": {p.default!r}' for p in neuron.conventions)
     return f'''
 
 class {neuron.module}(MultiStep):
@@ -378,6 +385,7 @@ class {neuron.module}(MultiStep):
 
     _state_names = ({", ".join(f'"{s}"' for s in states)},)
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
+    _usual = {{{usual}}}
     # For TorchScript, which reads these and not the assignments.
 {annotations}
     def __init__(

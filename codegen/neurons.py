@@ -45,13 +45,22 @@ NOT_NEGATIVE = Range(0)
 
 @dataclass(frozen=True)
 class Float:
-    """A number. With `inverse`, the equations get 1 / value under that name, computed once in double precision."""
+    """A number. With `inverse`, the equations get 1 / value under that name, computed once in double precision.
+
+    With `none`, it may be None, which stands for that number.
+    """
 
     name: str
-    default: float
+    default: float | None
     doc: str
     range: Range = FINITE
     inverse: str | None = None
+    none: float | None = None
+
+    @property
+    def number(self) -> float:
+        """The default as a number."""
+        return self.default if self.default is not None else self.none or 0.0
 
     @property
     def symbol(self) -> str:
@@ -109,6 +118,9 @@ class Step:
     spike: Any  # u -> s, with the surrogate gradient as derivative
     select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
+    general: bool = (
+        False  # whether the neuron's conventions are in play; else they are at their defaults, and p has none
+    )
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
 
 
@@ -118,7 +130,9 @@ def blend(s: Any, a: Any, b: Any) -> Any:
 
 
 V_THRESHOLD = Float("v_threshold", 1.0, "threshold of the membrane potential")
-V_RESET = Float("v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted")
+V_RESET = Float(
+    "v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted", none=0.0
+)
 DETACH_RESET = Flag("detach_reset", False, "keep the gradient of the spike out of the reset")
 Parameter = Float | Flag
 TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1), inverse="decay")
@@ -127,6 +141,25 @@ DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
 RESETS = ("hard", "soft")
 FIRING: tuple[Parameter, ...] = (V_THRESHOLD, V_RESET, DETACH_RESET)
 SOFT_FIRING: tuple[Parameter, ...] = (V_THRESHOLD, DETACH_RESET)
+
+STRICT = Flag("strict", False, "spike above the threshold only, not at it, as in snnTorch and Norse")
+DELAY_RESET = Flag(
+    "delay_reset",
+    False,
+    "reset in the step after the spike, as in snnTorch: a hard reset before the charge, a soft one after it. The potential "
+    "kept and returned is the one before the reset, which takes no gradient",
+)
+MAX_SPIKES = Float(
+    "max_spikes",
+    1.0,
+    "most spikes in a step, as in Sinabs: one for each whole threshold in h; None: no limit",
+    Range(1, integer=True),
+    none=math.inf,
+)
+V_MIN = Float("v_min", None, "lowest potential after a step, as in Sinabs; None: no bound", none=-math.inf)
+# What a neuron may do otherwise than its equations say, as other libraries do. General passes have them, so that they cost
+# the others nothing.
+CONVENTIONS: tuple[Parameter, ...] = (STRICT, DELAY_RESET, MAX_SPIKES, V_MIN)
 
 
 class Neuron:
@@ -151,6 +184,8 @@ class Neuron:
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     firing: ClassVar[tuple[Parameter, ...]] = FIRING
     """The parameters of spike and reset. Without v_reset every reset is soft; none at all: the neuron never spikes."""
+    conventions: ClassVar[tuple[Parameter, ...]] = ()
+    """Those of CONVENTIONS that the neuron has."""
     has_surrogate: ClassVar[bool] = True
     """Whether a surrogate stands for the derivative of the spike."""
     output: ClassVar[str] = "spike_seq"
@@ -160,6 +195,16 @@ class Neuron:
     def all_parameters(cls) -> tuple[Parameter, ...]:
         """The neuron's own parameters, then those of firing and reset, in the order of the operator's schema."""
         return (*cls.parameters, *cls.firing)
+
+    @classmethod
+    def numbers(cls) -> tuple[Float, ...]:
+        """All parameters that are numbers, those of the conventions last."""
+        return tuple(p for p in (*cls.all_parameters(), *cls.conventions) if isinstance(p, Float))
+
+    @classmethod
+    def flags(cls) -> tuple[Flag, ...]:
+        """All parameters that are switches, those of the conventions last."""
+        return tuple(p for p in (*cls.all_parameters(), *cls.conventions) if isinstance(p, Flag))
 
     @classmethod
     def resets(cls) -> tuple[str, ...]:
@@ -174,16 +219,35 @@ class Neuron:
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         """One time step: (x, old states) -> (spike, new states)."""
-        (v,) = states
-        s, v = cls.fire(cls.charge(x, v, p), p.v_threshold, p, step)
+        v, owed = cls.delayed(states[0], p, step)
+        s, v = cls.fire(cls.charge(x, v, p), p.v_threshold, p, step, owed)
         return s, [v]
 
     @classmethod
-    def fire(cls, h: Any, threshold: Any, p: Any, step: Step) -> tuple[Any, Any]:
-        """The spike of the potential h, and the potential after it."""
+    def fire(cls, h: Any, threshold: Any, p: Any, step: Step, owed: Any = 0.0) -> tuple[Any, Any]:
+        """The spike of the potential h, and the potential after it; `owed` is what a delayed reset takes from h."""
+        if step.general:
+            h = h - owed
         s = step.spike(h - threshold)
+        if step.general:
+            s = straight_through(spike_count(h, threshold, s, p), s)
         step.names.update({h: "h", s: "s"})
-        return s, cls.fire_reset(h, s, p, step, threshold)
+        v = cls.fire_reset(h, s, p, step, threshold)
+        if step.general:
+            v = where(p.delay_reset, h, v)
+            v = where(v <= p.v_min, p.v_min, v)  # NaN stays NaN
+        return s, v
+
+    @staticmethod
+    def delayed(v: Any, p: Any, step: Step) -> tuple[Any, Any]:
+        """With delay_reset, the reset that the kept potential is due: the potential to charge, and what to take off then."""
+        if not step.general:
+            return v, 0.0
+        s = spike_count(v, p.v_threshold, step.spike(v - p.v_threshold), p).detach()
+        s = where(p.delay_reset, s, 0.0)
+        if step.reset == "hard":
+            return where(s > 0, p.v_reset, v), 0.0
+        return v, s * p.v_threshold
 
     @staticmethod
     def fire_reset(h: Any, s: Any, p: Any, step: Step, threshold: Any = None) -> Any:
@@ -192,6 +256,15 @@ class Neuron:
         if step.reset == "hard":
             return step.select(s, p.v_reset, h)
         return h - s * (p.v_threshold if threshold is None else threshold)
+
+
+def spike_count(h: Any, threshold: Any, s: Any, p: Any) -> Any:
+    """The number of spikes under the conventions, where s is 1 at the threshold and above; NaN does not spike."""
+    one = where(p.strict, where(h > threshold, s, 0.0), s)
+    held = h / threshold
+    whole = where(p.strict, -(-held).floor() - 1, held.floor())
+    many = where(whole >= 1, where(whole <= p.max_spikes, whole, p.max_spikes), 0.0)
+    return where(p.max_spikes > 1, many, one)
 
 
 def leak(x: Any, v: Any, p: Any) -> Any:
@@ -206,6 +279,7 @@ class IF(Neuron):
     module = "IF"
     source = "Lapicque, 1907"
     equations = ("h = v + x",)
+    conventions = CONVENTIONS
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
@@ -224,6 +298,7 @@ class LIF(Neuron):
         "h = v - (v - v_reset) * decay + x   (decay_input=False)",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = (TAU, DECAY_INPUT)
+    conventions: ClassVar[tuple[Parameter, ...]] = CONVENTIONS
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
@@ -366,6 +441,7 @@ class Lapicque(Neuron):
         Float("capacitance", 2.0, "its capacitance; resistance * capacitance is the time constant", POSITIVE),
         Float("dt", 1.0, "length of a time step, in the unit of the time constant", POSITIVE),
     )
+    conventions = CONVENTIONS
 
     @staticmethod
     def charge(x: Any, v: Any, p: Any) -> Any:
@@ -384,12 +460,14 @@ class CuBaLIF(Neuron):
         Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1)),
         Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1)),
     )
+    conventions = CONVENTIONS
 
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         v, i = states
         i = p.alpha * i + x
-        s, v = cls.fire(p.beta * v + i, p.v_threshold, p, step)
+        v, owed = cls.delayed(v, p, step)
+        s, v = cls.fire(p.beta * v + i, p.v_threshold, p, step, owed)
         return s, [v, i]
 
 
@@ -434,6 +512,7 @@ class ALIF(Neuron):
         Float("rho", 0.95, "what stays of the adaptation in a step", Range(0, 1)),
         Float("adapt", 1.8, "how much the adaptation raises the threshold"),
     )
+    conventions = (STRICT, MAX_SPIKES, V_MIN)
 
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
@@ -492,6 +571,7 @@ class KLIF(LIF):
         Float("k", 1.0, "scale of the potential", POSITIVE),
         Flag("scale_reset", False, "divide the potential by k again after the spike"),
     )
+    conventions = ()
 
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:

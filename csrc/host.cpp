@@ -54,7 +54,7 @@ struct Call {
   Reset reset = kSoft;
   Dtype dtype = kF32;
   int surrogate = -1;  // none
-  bool spiking = true;
+  bool spiking = true, general = false;
   KernelArgs args = {};  // parameters, flags, store_seq
 
   Call(const NeuronSpec& neuron, const char* role) : neuron(neuron), op(std::string(neuron.name) + role) {}
@@ -206,6 +206,22 @@ void read_surrogate_params(Call& call, const c10::IValue& value) {
   }
 }
 
+void check_conventions(const Call& call) {
+  std::vector<std::string> names;
+  int param = call.neuron.learned;
+  double threshold = 1, most = 1;
+  for (const Argument& argument : call.neuron) {
+    const std::string_view name = argument.name;
+    if (argument.is_convention && argument.kind != Kind::kTensor) names.emplace_back(name);
+    if (argument.kind != Kind::kFloat && argument.kind != Kind::kReset) continue;
+    if (name == "v_threshold") threshold = call.args.params[param];
+    if (name == "max_spikes") most = call.args.params[param];
+    ++param;
+  }
+  SNNKERN_CHECK(call, call.spiking, "spiking=False needs ", join(names), " at their defaults");
+  SNNKERN_CHECK(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
+}
+
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
@@ -224,6 +240,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
       case Kind::kTensor:
         call.parameters.push_back({tensor++, value.isNone() ? Tensor() : value.toTensor(), false});
         if (value.isNone()) break;
+        call.general |= argument.is_convention;
         check_parameter(call, argument, call.parameters.back().tensor);
         SNNKERN_CHECK(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor", argument.name,
                       " needs a hard reset: v_reset must be a number, got None");
@@ -236,20 +253,21 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         }
         break;
       case Kind::kReset:
-        if (value.isNone()) {
-          call.args.params[param++] = 0;
-          break;
-        }
-        call.reset = kHard;
+        if (!value.isNone()) call.reset = kHard;
         [[fallthrough]];
       case Kind::kFloat: {
-        const double number = value.toDouble();
-        check_number(call, argument.name, argument.range, number);
+        double number = argument.none;
+        if (!value.isNone()) {
+          number = value.toDouble();
+          check_number(call, argument.name, argument.range, number);
+        }
         call.args.params[param++] = argument.inverse ? 1 / number : number;
+        call.general |= argument.is_convention && number != argument.usual;
         break;
       }
       case Kind::kFlag:
         call.args.flags[flag++] = value.toBool() ? -1 : 0;
+        call.general |= argument.is_convention && value.toBool();
         break;
       case Kind::kSurrogate:
         call.surrogate = find_surrogate(call, value.toStringView());
@@ -274,6 +292,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
                 "' has none");
   SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
                 "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
+  if (call.general) check_conventions(call);
   return call;
 }
 
@@ -346,13 +365,15 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
   for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
   const Pass lean = is_backward ? kBackward : kForward;
-  const Pass whole = call.spiking ? (is_backward ? kTensorBackward : kTensorForward)
-                                  : (is_backward ? kSmoothBackward : kSmoothForward);
+  const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
+                     : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
+                                     : (is_backward ? kTensorBackward : kTensorForward);
+  const bool is_lean = !tensors && !call.general && call.spiking;
   const size_t neuron = &call.neuron - kNeurons;
   const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
     const Row<CpuKernel>* row = cpu::kNeuronTable[neuron][0];
-    const CpuKernel kernel = look_up(row, tensors || !call.spiking ? whole : lean, call.reset, call.dtype);
+    const CpuKernel kernel = look_up(row, is_lean ? lean : whole, call.reset, call.dtype);
     const CpuSurrogate* surrogate = needs_surrogate ? cpu::kSurrogateTable[call.surrogate][0] : nullptr;
     check_built(call, kernel && (surrogate || !needs_surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
@@ -366,8 +387,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
 #ifdef SNNKERN_WITH_CUDA
   const auto& rows = cuda::kTable[neuron];
   CudaKernel kernel = nullptr;
-  if (!tensors && call.spiking)
-    kernel = look_up(rows[needs_surrogate ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
+  if (is_lean) kernel = look_up(rows[needs_surrogate ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
   if (!kernel && (rows[call.surrogate + 1] || !needs_surrogate))
     kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);

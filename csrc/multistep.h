@@ -20,8 +20,19 @@ namespace snnkern {
 enum Reset { kHard, kSoft, kResets };
 enum Dtype { kF32, kF64, kF16, kBF16, kDtypes };
 // A tensor pass takes a value for each neuron where a parameter is a tensor, and has a gradient for every parameter. A
-// smooth pass is one that emits the surrogate's primitive in place of the spike.
-enum Pass { kForward, kBackward, kTensorForward, kTensorBackward, kSmoothForward, kSmoothBackward, kPasses };
+// smooth pass is one that emits the surrogate's primitive in place of the spike. A general pass is a tensor pass with
+// the neuron's conventions, which for all others are at their usual values.
+enum Pass {
+  kForward,
+  kBackward,
+  kTensorForward,
+  kTensorBackward,
+  kSmoothForward,
+  kSmoothBackward,
+  kGeneralForward,
+  kGeneralBackward,
+  kPasses
+};
 
 constexpr int kMaxStates = 4;   // states of a neuron
 constexpr int kMaxParams = 16;  // float and tensor parameters of a neuron

@@ -24,7 +24,7 @@ enum class Kind {
   kInput,            // Tensor: x_seq
   kLearned,          // Tensor: a parameter with a gradient, one value or as many as kTensor
   kState,            // Tensor?: an initial state
-  kFloat,            // float
+  kFloat,            // float, or float?
   kFlag,             // bool
   kReset,            // float?: v_reset; None resets softly, as do neurons without this argument
   kSurrogate,        // str
@@ -41,7 +41,10 @@ struct Argument {
   Kind kind;
   const char* name;
   Range range;
-  bool inverse;  // kernels get 1 / value
+  bool inverse;        // kernels get 1 / value
+  double none;         // what None stands for
+  bool is_convention;  // needs a general pass, unless it has this value
+  double usual;
 };
 
 struct NeuronSpec {

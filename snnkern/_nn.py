@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class MultiStep(torch.nn.Module):
 
     _state_names: tuple[str, ...] = ()
     _shown: tuple[str, ...] = ()
+    _usual: ClassVar[dict[str, Any]] = {}  # values that are not worth showing
     _channels: int | None
 
     def __init__(self, store_v_seq: bool, channels: int | None) -> None:
@@ -62,9 +63,10 @@ class MultiStep(torch.nn.Module):
         inverse: bool,
         transform: str,
         weight: str,
-        default: float | None,
+        default: float | None = None,
+        has_number: bool = True,
     ) -> None:
-        """Stores a parameter: a number, a fixed tensor, or a weight that is learned."""
+        """Stores a parameter: a number, a fixed tensor, or a weight that is learned. The operator may take no number."""
         module = f"snnkern.nn.{type(self).__name__}"
         setattr(self, f"_{name}_transform", transform if learn else "")
         if isinstance(value, Tensor):
@@ -87,7 +89,7 @@ class MultiStep(torch.nn.Module):
             self.register_buffer(weight, (1 / value if inverse else value).detach().clone())
         else:
             self.register_parameter(weight, None)
-        if default is not None or value is None:  # else the operator takes no number
+        if has_number:
             setattr(self, name, default if isinstance(value, Tensor) else None if value is None else float(value))
 
     def _value(self, weight: torch.Tensor | None, transform: str, x_seq: torch.Tensor) -> torch.Tensor | None:
@@ -160,6 +162,7 @@ class MultiStep(torch.nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        shown = [f"{name}={getattr(self, name)}" for name in self._shown]
+        values = {name: getattr(self, name) for name in self._shown}
+        shown = [f"{name}={v}" for name, v in values.items() if name not in self._usual or v != self._usual[name]]
         surrogate = getattr(self, "surrogate", None)  # a neuron may have none
         return ", ".join(shown if surrogate is None else [*shown, f"surrogate={surrogate}"])

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from .codegen.emit import tensor_parameters
 from .codegen.neurons import NEURONS, Neuron
 
 
@@ -35,7 +34,7 @@ class Operator:
     @functools.cached_property
     def parameters(self) -> list[str]:
         """Parameters that may be tensors: they broadcast against x_seq[0]."""
-        return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in tensor_parameters(self.neuron)]
+        return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
         """The gradients of what was not given: they have no element."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._parameters import inverse
 from ._surrogate import Surrogate
-from .codegen.neurons import NEURONS, Float, Step, blend
+from .codegen.neurons import CONVENTIONS, NEURONS, Step, blend
 
 _BY_NAME = {n.name: n for n in NEURONS}
 
@@ -93,25 +93,36 @@ def multistep(
         return torch.tensor(value, dtype=dtype, device=x_seq.device)
 
     p = SimpleNamespace(v_reset=scalar(0.0), **{key: value.to(dtype) for key, value in learned.items()})
-    for q in neuron.all_parameters():
+    conventions = [(parameters[c.name], c.default) for c in neuron.conventions]
+    general = any(isinstance(value, Tensor) or value != default for value, default in conventions)
+    smooth = surrogate is not None and not surrogate.spiking
+    if general and smooth:
+        names = ", ".join(convention.name for convention in neuron.conventions)
+        raise ValueError(f"spiking=False needs {names} at their defaults")
+    most, threshold = parameters.get("max_spikes", 1.0), parameters.get("v_threshold", 1.0)
+    if not isinstance(most, Tensor) and most != 1 and not isinstance(threshold, Tensor) and threshold <= 0:
+        raise ValueError(f"max_spikes > 1 needs v_threshold > 0, got {threshold:g}")
+    for convention in CONVENTIONS:  # an equation may ask for those that the neuron has not
+        setattr(p, convention.name, convention.default)
+    for switch in neuron.flags():
+        setattr(p, switch.name, parameters[switch.name])
+    for q in neuron.numbers():
         value = parameters[q.name]
-        if isinstance(q, Float) and isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             setattr(p, q.symbol, inverse(value, x_seq) if q.inverse else value.to(dtype))
-        elif isinstance(q, Float):
-            value = 0.0 if value is None else value
+        elif value is None and q.none is not None:
+            setattr(p, q.symbol, scalar(q.none))
+        else:
             if not q.range.holds(value):
                 raise ValueError(f"{q.name} must be {q.range}, got {value}")
-            value = scalar(1 / value if q.inverse else value)
-            setattr(p, q.symbol, value)
-        else:
-            setattr(p, q.name, value)
+            setattr(p, q.symbol, scalar(1 / value if q.inverse else value))
 
-    select = blend if surrogate and not surrogate.spiking else _Select.apply
+    select = blend if smooth else _Select.apply
 
     def fire(u: Tensor) -> Any:
         return _Fire.apply(u, surrogate)  # type: ignore[no-untyped-call]
 
-    step = Step(fire, select, "soft" if soft else "hard")
+    step = Step(fire, select, "soft" if soft else "hard", general)
 
     shape = x_seq.shape[1:]
     states = []

@@ -35,7 +35,7 @@ import torch
 
 import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen import emit
-from snnkern.codegen.neurons import NEURONS, RESETS, Flag, Float, Neuron
+from snnkern.codegen.neurons import NEURONS, RESETS, Float, Neuron
 from snnkern.codegen.surrogates import SURROGATES, Surrogate
 
 from support import KINDS, calm
@@ -129,7 +129,8 @@ class HostCuda:
 
     def call(self, case: Case, args: KernelArgs, backward: bool, stream: int | None = None) -> str | None:
         """Launches a kernel; returns its error text."""
-        kind = "smooth_" if not case.spiking else "tensor_" if case.tensors or case.dtype == "f64" else ""
+        kind = "tensor_" if case.tensors or case.dtype == "f64" else ""
+        kind = "general_" if case.conventions else kind if case.spiking else "smooth_"
         pass_name = kind + ("backward" if backward else "forward")
         error = self.library.host_cuda(
             NEURONS.index(case.neuron),
@@ -243,6 +244,7 @@ class Case:
     grad_spike: bool = True
     grad_state: bool = True
     tensors: bool = False  # every parameter has a value for each neuron
+    conventions: bool = False  # those of other libraries are in play
 
     @property
     def type(self) -> torch.dtype:
@@ -263,10 +265,13 @@ class Case:
 
 # Values that are no powers of two, so that every operation rounds.
 VALUES = {"tau": 1.7, "decay": 0.37, "v_threshold": 0.7, "v_reset": -0.3}
+CONVENTIONS = {"max_spikes": 3.0, "v_min": -0.4}
 
 
-def value_of(case: Case, name: str, default: float = 0.0) -> float | None:
-    return None if name == "v_reset" and case.reset == "soft" else VALUES.get(name, default)
+def value_of(case: Case, name: str, default: float | None = 0.0) -> float | None:
+    if name == "v_reset" and case.reset == "soft":
+        return None
+    return (VALUES | CONVENTIONS if case.conventions else VALUES).get(name, default)
 
 
 @dataclass
@@ -282,7 +287,7 @@ class Inputs:
 
 
 def floats_of(neuron: type[Neuron]) -> list[Any]:
-    return [*neuron.learned, *(p for p in neuron.all_parameters() if isinstance(p, Float))]
+    return [*neuron.learned, *neuron.numbers()]
 
 
 def inputs_of(case: Case, seed: int = 0) -> Inputs:
@@ -308,8 +313,10 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
         grad_state=[normal(case.state_shape, case.state_type) for _ in case.neuron.states],
         tensors={
             f"{p.symbol}_tensor": parameter(p)
-            for p in emit.tensor_parameters(case.neuron)
-            if case.tensors and (p.name != "v_reset" or case.reset == "hard")
+            for p in case.neuron.numbers()
+            if case.tensors
+            and (p.name != "v_reset" or case.reset == "hard")
+            and (p not in case.neuron.conventions or case.conventions)
         },
     )
 
@@ -320,7 +327,7 @@ schema_of = functools.cache(emit.arguments)
 def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
     """The arguments of `<neuron>_forward`, in the order of its schema."""
     learned, init, flags = iter(inputs.learned), iter(inputs.init), iter(case.flags)
-    defaults = {p.name: p.default for p in case.neuron.all_parameters()}
+    defaults = {p.name: p.default for p in case.neuron.numbers()}
     values = {
         "Input": lambda _: inputs.x,
         "Learned": lambda _: next(learned),
@@ -515,7 +522,7 @@ def check_backward(host_cuda: HostCuda, case: Case, seed: int) -> None:
 
 def switches(case: Case, backward: bool) -> list[dict[str, Any]]:
     """Every way to set the run-time switches, in an order of the case's own."""
-    flags = sum(isinstance(p, Flag) for p in case.neuron.all_parameters())
+    flags = sum(p not in case.neuron.conventions or case.conventions for p in case.neuron.flags())
     names = ["store_seq", "init"] + (["grad_spike", "grad_state"] if backward else ["training"])
     out = [
         {"flags": values[:flags], **dict(zip(names, values[flags:], strict=True))}
@@ -606,6 +613,17 @@ def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str
             assert host_cuda.variant() == NARROW
 
 
+@pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])
+@each_dtype
+@pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.conventions], ids=name)
+def test_conventions(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, tensors: bool) -> None:
+    base = Case(neuron, reset, dtype, ATAN, tensors=tensors, conventions=True)
+    for backward, check_pass in ((False, check_forward), (True, check_backward)):
+        for seed, case in enumerate(itertools.islice(line(base, backward), 0, None, 4)):
+            check_pass(host_cuda, case, seed)
+            assert host_cuda.variant() == NARROW
+
+
 @each_dtype
 @each_loop
 def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron], dtype: str) -> None:
@@ -621,7 +639,7 @@ def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron]
         memory = Memory(0)
         args = common_arguments(base, inputs, memory)
         for i, p in enumerate(floats_of(neuron)):
-            if isinstance(p, Float):
+            if isinstance(p, Float) and p not in neuron.conventions:
                 few = memory.input(whole.tensors[f"{p.symbol}_tensor"][:size].contiguous())
                 args.tensor[i] = ParamTensor(few, inner, size)
         spike = memory.output((base.T, base.N), base.type)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snnkern import functional, reference
-from snnkern.codegen.emit import tensor_parameters
 from snnkern.codegen.neurons import Float
 
 from support import (
@@ -119,9 +118,9 @@ def calls(draw: Any, role: str, device: str = "cpu") -> tuple[str, list[Any]]:
     if "v_reset" in values:
         values["v_reset"] = draw(st.sampled_from([0.0, None, -0.25]))
     values["store_v_seq"] = draw(st.booleans())
-    for p in tensor_parameters(neuron_class(neuron)):
-        if draw(st.integers(0, 5)) == 0 and values[p.name] is not None:
-            value = 1 / p.default if p.inverse else p.default
+    for p in neuron_class(neuron).numbers():
+        if draw(st.integers(0, 5)) == 0 and (p.name != "v_reset" or values[p.name] is not None):
+            value = 1 / p.number if p.inverse else p.number
             sizes = draw(st.sampled_from([(), (1,), shape[1:], shape[2:]]))
             values[f"{p.symbol}_tensor"] = torch.full(sizes, value, dtype=dtype, device=device)
     if role == "{}_backward":
@@ -169,11 +168,11 @@ def check_result(neuron: str, arguments: list[Any], outputs: tuple[Tensor, ...])
         params = values.pop("surrogate_params")
         values["surrogate"] = make(*(params or []), spiking=values.pop("spiking"))
     tensors = {name: values.pop(name) for name in list(values) if name.endswith("_tensor")}
-    for p in tensor_parameters(neuron_class(neuron)):
+    for p in neuron_class(neuron).numbers():
         given = tensors[f"{p.symbol}_tensor"]
         if given is not None:
             values[p.name] = 1 / given.to(state_dtype(x.dtype)) if p.inverse else given
-    if any(p.inverse and isinstance(values[p.name], Tensor) for p in tensor_parameters(neuron_class(neuron))):
+    if any(p.inverse and isinstance(values[p.name], Tensor) for p in neuron_class(neuron).numbers()):
         return  # 1 / (1 / decay) is not decay, and a spike may turn
     for got, expected in zip(outputs, function(reference, neuron)(**values), strict=True):
         assert same(got, expected)

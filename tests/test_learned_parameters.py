@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from snnkern import functional, nn, surrogate
-from snnkern.codegen.emit import tensor_parameters
 from snnkern.codegen.neurons import Float
 
 from support import NEURON_NAMES, calm, function, neuron_class, noise
@@ -19,7 +18,12 @@ each_neuron = pytest.mark.parametrize("neuron", NEURON_NAMES)
 
 def learnable(neuron: str) -> list[Float]:
     """A whole number is not learned by small steps."""
-    return [p for p in tensor_parameters(neuron_class(neuron)) if not p.range.integer]
+    return [p for p in neuron_class(neuron).numbers() if not p.range.integer]
+
+
+def start(p: Float) -> float:
+    """From where it is learned: v_min has no default that is a number."""
+    return -0.5 if p.default is None else p.default
 
 
 def module(neuron: str) -> type[torch.nn.Module]:
@@ -32,7 +36,8 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
     x = noise((12, 2, 3, 4, 5), torch.float32, 0, device, calm(neuron, "hard"))
     for p in learnable(neuron):
         for channels in (None, 3):
-            layer = module(neuron)(**{f"learn_{p.name}": True}, channels=channels).to(device)
+            given = {p.name: start(p)}
+            layer = module(neuron)(**given, **{f"learn_{p.name}": True}, channels=channels).to(device)
             weight = getattr(layer, f"{p.name}_weight")
             assert weight.shape == ((1,) if channels is None else (3,))
             out = layer(x)
@@ -41,9 +46,9 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
             value = weight.detach()
             if p.tensor_range.low == 0 and p.tensor_range.high in (1, math.inf):
                 value = value.sigmoid() if p.tensor_range.high == 1 else value.exp()
-            torch.testing.assert_close(1 / value if p.inverse else value, torch.full_like(value, p.default))
+            torch.testing.assert_close(1 / value if p.inverse else value, torch.full_like(value, start(p)))
             learned = [layer.w.sigmoid()[:1].reshape(())] if neuron_class(neuron).learned else []
-            assert torch.equal(out, function(functional, neuron)(x, *learned)[0])
+            assert torch.equal(out, function(functional, neuron)(x, *learned, **given)[0])
 
 
 @pytest.mark.parametrize("size", [1e-3, 3.0, 40.0])
@@ -76,12 +81,12 @@ def test_a_network_with_a_value_for_each_channel_learns() -> None:
 def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
     x = noise((6, 2, 3, 4, 5), torch.float32, 0, scale=calm(neuron, "hard"))
     for p in learnable(neuron):
-        given = torch.full((3, 1, 1), p.default)
+        given = torch.full((3, 1, 1), start(p))
         fixed, learned = module(neuron)(**{p.name: given}), module(neuron)(**{p.name: given, f"learn_{p.name}": True})
         name = f"{p.name}_weight"
         assert name in dict(fixed.named_buffers()) and name in dict(learned.named_parameters())
         assert getattr(learned, name).shape == (3, 1, 1)
-        assert torch.equal(fixed(x), module(neuron)()(x))
+        assert torch.equal(fixed(x), module(neuron)(**{p.name: start(p)})(x))
         learned(x)
 
 
@@ -89,13 +94,14 @@ def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
 def test_scripted_and_loaded(neuron: str) -> None:
     x = noise((6, 2, 3, 4, 5), torch.float32, 0, scale=calm(neuron, "hard"))
     names = [f"learn_{p.name}" for p in learnable(neuron)]
-    layer = module(neuron)(**dict.fromkeys(names, True), channels=3)
+    arguments = {**dict.fromkeys(names, True), **{p.name: start(p) for p in learnable(neuron)}, "channels": 3}
+    layer = module(neuron)(**arguments)
     stream = io.BytesIO()
     torch.jit.save(torch.jit.script(layer), stream)
     loaded = torch.jit.load(io.BytesIO(stream.getvalue()))
     assert torch.equal(loaded(x), layer(x))
     state = layer.state_dict()
-    fresh = module(neuron)(**dict.fromkeys(names, True), channels=3)
+    fresh = module(neuron)(**arguments)
     fresh.load_state_dict(state)
     assert len(state) == len(names) + len(neuron_class(neuron).learned)
 

@@ -61,12 +61,14 @@ class Case:
     states: tuple[str, ...] = ("v",)
     tensors: dict[str, float] = field(default_factory=dict)
     same_gradients: bool = True
+    ties: bool = False  # potentials are at the threshold now and then
 
 
 def leaves(case: Case) -> dict[str, Tensor]:
-    """Inputs within (-2.5, 2.5), states within (-1, 1)."""
+    """Inputs within (-2.5, 2.5), states within (-1, 1); for ties, halves, of which every sum is exact."""
     out = {"x_seq": 2.5 * noise(SHAPE, torch.float64, 0).tanh()}
     out |= {f"{s}_init": noise(SHAPE[1:], torch.float64, 1 + i).tanh() for i, s in enumerate(case.states)}
+    out = {name: (t * 2).round() / 2 if case.ties else t for name, t in out.items()}
     out |= {name: torch.tensor(value) for name, value in case.tensors.items()}
     return {name: t.requires_grad_() for name, t in out.items()}
 
@@ -89,41 +91,62 @@ def stepwise(step: Callable[..., Any], x_seq: Tensor, *states: Any) -> tuple[Ten
 # ---- snnTorch: the potential decays by a factor, and the input comes whole ---------------------------------------------
 
 
-def snntorch_leaky(reset: str, delay: bool) -> Case:
-    """With their delay, the state that they return is not reset yet. Their delayed reset to zero is ours, detached.
+SNNTORCH = {"strict": True, "surrogate": surrogate.ATan(2.0)}
 
-    The threshold is 2, so that no potential is left above it after a subtraction: theirs would take it off a second time
-    for the decision about the next spike.
+
+def snntorch(reset: str, delay: bool) -> dict[str, Any]:
+    """Our firing, as theirs; their delayed reset takes no gradient.
+
+    Without delay the threshold must be so high that no potential is left above it after a subtraction: theirs would take it
+    off a second time for the decision about the next spike.
     """
+    return {**SNNTORCH, "v_reset": None if reset == "subtract" else 0.0, "delay_reset": delay}
+
+
+def snntorch_leaky(reset: str, delay: bool) -> Case:
+    threshold = 0.75 if delay else 2.0
 
     def other(x_seq: Tensor, v_init: Tensor) -> Outputs:
         theirs = library("snntorch")
         atan = theirs.surrogate.atan(2.0)
-        neuron = theirs.Leaky(0.75, threshold=2.0, spike_grad=atan, reset_mechanism=reset, reset_delay=delay)
+        neuron = theirs.Leaky(0.75, threshold=threshold, spike_grad=atan, reset_mechanism=reset, reset_delay=delay)
         spikes, (v,) = stepwise(neuron, x_seq, v_init)
-        return [spikes] if delay else [spikes, v]
+        return [spikes, v]
 
-    v_reset = None if reset == "subtract" else 0.0
-    ours = partial(functional.lif, tau=4.0, decay_input=False, v_threshold=2.0, v_reset=v_reset, detach_reset=delay)
-    return Case(partial(ours, surrogate=surrogate.ATan(2.0)), other)
+    ours = partial(functional.lif, tau=4.0, decay_input=False, v_threshold=threshold, **snntorch(reset, delay))
+    return Case(ours, other, ties=True)
 
 
-def snntorch_synaptic(reset: str) -> Case:
+def snntorch_synaptic(reset: str, delay: bool) -> Case:
+    """Their delayed reset to zero comes after the charge, and takes the input with it: we have no such reset."""
+    threshold = 1.0 if delay else 4.0
+
     def other(x_seq: Tensor, v_init: Tensor, i_init: Tensor) -> Outputs:
         theirs = library("snntorch")
-        atan = theirs.surrogate.atan(2.0)
-        neuron = theirs.Synaptic(
-            0.5, 0.75, threshold=4.0, spike_grad=atan, reset_mechanism=reset, reset_delay=False
-        )  # fmt: skip
+        arguments = {"spike_grad": theirs.surrogate.atan(2.0), "reset_mechanism": reset, "reset_delay": delay}
+        neuron = theirs.Synaptic(0.5, 0.75, threshold=threshold, **arguments)
         spikes, (i, v) = stepwise(neuron, x_seq, i_init, v_init)
         return [spikes, v, i]
 
-    ours = partial(functional.cuba, alpha=0.5, beta=0.75, v_threshold=4.0)
-    v_reset = None if reset == "subtract" else 0.0
-    return Case(partial(ours, v_reset=v_reset, surrogate=surrogate.ATan(2.0)), other, ("v", "i"))
+    ours = partial(functional.cuba, alpha=0.5, beta=0.75, v_threshold=threshold, **snntorch(reset, delay))
+    return Case(ours, other, ("v", "i"), ties=delay)
 
 
-# ---- Norse: Euler steps of dt with rates ------------------------------------------------------------------------------
+def snntorch_lapicque() -> Case:
+    """Always delayed."""
+
+    def other(x_seq: Tensor, v_init: Tensor) -> Outputs:
+        theirs = library("snntorch")
+        atan = theirs.surrogate.atan(2.0)
+        neuron = theirs.Lapicque(R=2.0, C=4.0, time_step=2.0, threshold=0.75, spike_grad=atan)
+        spikes, (v,) = stepwise(neuron, x_seq, v_init)
+        return [spikes, v]
+
+    ours = partial(functional.lapicque, resistance=2.0, capacitance=4.0, dt=2.0, v_threshold=0.75)
+    return Case(partial(ours, **snntorch("subtract", True)), other, ties=True)
+
+
+# ---- Norse: Euler steps of dt with rates; a potential at the threshold does not spike -----------------------------------
 
 DT, RATE = 1e-3, 250.0  # a decay of 1/4
 
@@ -144,8 +167,8 @@ def norse_lif_box(soft: bool) -> Case:
         spikes, (state,) = stepwise(step, x_seq, box.LIFBoxFeedForwardState(v_init))
         return [spikes, state.v]
 
-    ours = partial(functional.lif, tau=4.0, v_threshold=0.5, v_reset=None if soft else rest)
-    return Case(partial(ours, surrogate=surrogate.SuperSpike()), other)
+    ours = partial(functional.lif, tau=4.0, v_threshold=0.5, v_reset=None if soft else rest, strict=True)
+    return Case(partial(ours, surrogate=surrogate.SuperSpike()), other, ties=True)
 
 
 def norse_iaf() -> Case:
@@ -155,7 +178,7 @@ def norse_iaf() -> Case:
         spikes, (state,) = stepwise(step, x_seq, iaf.IAFFeedForwardState(v_init))
         return [spikes, state.v]
 
-    return Case(partial(functional.if_, v_reset=-0.25, surrogate=surrogate.SuperSpike()), other)
+    return Case(partial(functional.if_, v_reset=-0.25, strict=True, surrogate=surrogate.SuperSpike()), other, ties=True)
 
 
 def norse_lif(detach: bool) -> Case:
@@ -221,11 +244,14 @@ def keep(tau: float) -> float:
 def sinabs_layer(layer: str, arguments: dict[str, Any], x_seq: Tensor, **states: Tensor) -> Outputs:
     """The spikes of a layer that starts from these states, and its last states."""
     library("sinabs")
+    arguments = dict(arguments)
     activation, layers = library("sinabs.activation"), library("sinabs.layers")
     if "reset_fn" in arguments:
         arguments = {**arguments, "reset_fn": getattr(activation, arguments["reset_fn"])()}
     if layer != "ExpLeak":
-        arguments = {**arguments, "spike_fn": activation.SingleSpike}
+        most = arguments.pop("max_spikes", 1)
+        spike = activation.SingleSpike if most == 1 else activation.MaxSpike(most) if most else activation.MultiSpike
+        arguments = {**arguments, "spike_fn": spike}
     made = getattr(layers, layer)(**arguments).double()
     made.init_state_with_shape((1, *x_seq.shape[1:]))
     for name, state in states.items():
@@ -254,6 +280,27 @@ def sinabs_iaf() -> Case:
     return Case(partial(functional.if_, v_reset=None, surrogate=surrogate.SingleExponential()), other)
 
 
+def sinabs_bounded_lif(soft: bool, most: int | None) -> Case:
+    arguments = {"tau_mem": 4.0, "reset_fn": "MembraneSubtract" if soft else "MembraneReset", "norm_input": False}
+
+    def other(x_seq: Tensor, v_init: Tensor) -> Outputs:
+        return sinabs_layer("LIF", {**arguments, "max_spikes": most, "min_v_mem": -0.5}, x_seq, v_mem=v_init)
+
+    ours = partial(functional.lif, tau=1 / (1 - keep(4.0)), decay_input=False, max_spikes=most, v_min=-0.5)
+    v_reset, detach = (None, False) if soft else (0.0, True)
+    return Case(partial(ours, v_reset=v_reset, detach_reset=detach, surrogate=surrogate.SingleExponential()), other)
+
+
+def sinabs_several_iaf() -> Case:
+    """Integrate-and-fire by their defaults: as many spikes as the potential holds thresholds."""
+
+    def other(x_seq: Tensor, v_init: Tensor) -> Outputs:
+        return sinabs_layer("IAF", {"max_spikes": None, "min_v_mem": -1.0}, x_seq, v_mem=v_init)
+
+    ours = partial(functional.if_, v_reset=None, max_spikes=None, v_min=-1.0)
+    return Case(partial(ours, surrogate=surrogate.SingleExponential()), other)
+
+
 def sinabs_synaptic_lif() -> Case:
     """Their current decays after the input has come."""
 
@@ -268,15 +315,16 @@ def sinabs_synaptic_lif() -> Case:
     return Case(ours, other, ("v", "i"))
 
 
-def sinabs_alif() -> Case:
+def sinabs_alif(most: int | None, v_min: float | None) -> Case:
     """Their gradient does not go through the threshold of the spike."""
 
     def other(x_seq: Tensor, v_init: Tensor, b_init: Tensor) -> Outputs:
-        arguments = {"tau_mem": 4.0, "tau_adapt": 8.0, "adapt_scale": 0.5, "spike_threshold": torch.tensor(0.5)}
+        arguments: dict[str, Any] = {"tau_mem": 4.0, "tau_adapt": 8.0, "adapt_scale": 0.5}
+        arguments |= {"spike_threshold": torch.tensor(0.5), "max_spikes": most, "min_v_mem": v_min}
         return sinabs_layer("ALIF", {**arguments, "reset_fn": "MembraneSubtract"}, x_seq, v_mem=v_init, b=b_init)
 
     ours = partial(functional.alif, tau=1 / (1 - keep(4.0)), rho=keep(8.0), adapt=0.5, v_threshold=0.5, v_reset=None)
-    return Case(ours, other, ("v", "b"), same_gradients=False)
+    return Case(partial(ours, max_spikes=most, v_min=v_min), other, ("v", "b"), same_gradients=False)
 
 
 def sinabs_leak(norm_input: bool) -> Case:
@@ -343,9 +391,14 @@ FIRING = {
 }
 
 CASES: dict[str, Case] = {
-    **{f"snntorch-leaky-{reset}": snntorch_leaky(reset, False) for reset in ("subtract", "zero")},
-    "snntorch-leaky-zero-delayed": snntorch_leaky("zero", True),
-    **{f"snntorch-synaptic-{reset}": snntorch_synaptic(reset) for reset in ("subtract", "zero")},
+    **{
+        f"snntorch-leaky-{reset}-{'delayed' if delay else 'at_once'}": snntorch_leaky(reset, delay)
+        for reset in ("subtract", "zero")
+        for delay in (False, True)
+    },
+    **{f"snntorch-synaptic-{reset}-at_once": snntorch_synaptic(reset, False) for reset in ("subtract", "zero")},
+    "snntorch-synaptic-subtract-delayed": snntorch_synaptic("subtract", True),
+    "snntorch-lapicque": snntorch_lapicque(),
     **{f"norse-lif_box-{reset}": norse_lif_box(reset == "soft") for reset in ("hard", "soft")},
     **{f"norse-lif-{reset}": norse_lif(reset == "detached") for reset in ("attached", "detached")},
     "norse-iaf": norse_iaf(),
@@ -358,7 +411,14 @@ CASES: dict[str, Case] = {
     },
     "sinabs-lif-synaptic": sinabs_synaptic_lif(),
     "sinabs-iaf": sinabs_iaf(),
-    "sinabs-alif": sinabs_alif(),
+    "sinabs-iaf-several": sinabs_several_iaf(),
+    **{
+        f"sinabs-lif-bounded-{reset}-{most or 'any'}": sinabs_bounded_lif(reset == "soft", most)
+        for reset in ("hard", "soft")
+        for most in (1, 2, None)
+    },
+    "sinabs-alif": sinabs_alif(1, None),
+    "sinabs-alif-several": sinabs_alif(None, -0.25),
     **{f"sinabs-exp_leak-{norm}": sinabs_leak(norm == "normalised") for norm in ("normalised", "whole")},
     **{f"spikingjelly-cuba-{reset}": spikingjelly_cuba(v) for reset, v in (("hard", -0.25), ("soft", None))},
 }
@@ -406,6 +466,8 @@ def test_a_neuron_is_the_other_librarys(case: Case) -> None:
         theirs = gradients(expected, tensors)
         for name, gradient in gradients(values, tensors).items():
             assert error(gradient, theirs[name]) <= EXACT, name
+    if case.ties:  # which the comparison decides
+        assert not torch.equal(partial(case.ours, strict=False)(**tensors)[0], expected[0])
 
 
 # ---- surrogates ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import torch._dynamo.testing
 from torch import Tensor
 
 from snnkern import functional, reference, surrogate
-from snnkern.codegen.emit import tensor_parameters
 from snnkern.codegen.neurons import Float
 
 from support import (
@@ -43,15 +42,18 @@ def value(p: Float, shape: tuple[int, ...], dtype: torch.dtype, device: str, see
         around = around.ceil()
     elif p.range.high != float("inf"):
         around = -0.2 * around
-    return (p.default + around).to(dtype).to(device)
+    default = -0.4 if p.name == "v_min" else p.number  # by default there is none
+    return (default + around).to(dtype).to(device)
 
 
-def numbers(neuron: str, reset: str = "hard") -> list[Float]:
-    return [p for p in tensor_parameters(neuron_class(neuron)) if p.name != "v_reset" or reset == "hard"]
+def numbers(neuron: str, reset: str = "hard", conventions: bool = True) -> list[Float]:
+    n = neuron_class(neuron)
+    out = [p for p in n.numbers() if p.name != "v_reset" or reset == "hard"]
+    return out if conventions else [p for p in out if p not in n.conventions]
 
 
 def options(neuron: str, reset: str) -> dict[str, Any]:
-    hard = {p.name: p.default for p in numbers(neuron)}.get("v_reset", 0.0)
+    hard = {p.name: p.number for p in numbers(neuron)}.get("v_reset", 0.0)
     return {**options_of(neuron, surrogate=surrogate.ATan()), **reset_options(neuron, reset, hard)}
 
 
@@ -73,11 +75,12 @@ def test_each_parameter_at_every_shape(case: str, device: str) -> None:
 def test_all_parameters_at_once(case: str, dtype: str, device: str) -> None:
     """With and without initial states, whose start may be a parameter; over several checkpoints."""
     neuron, reset = case.split(":")
-    for steps, store_v_seq, init in ((1, False, True), (5, True, False), (37, False, False)):
+    runs = ((1, False, True, False), (5, True, False, False), (37, False, False, False), (19, True, True, True))
+    for steps, store_v_seq, init, conventions in runs:
         tensors = inputs(neuron, (steps, *STEP), DTYPES[dtype], device, reset=reset)
         if not init:
             tensors = {name: t for name, t in tensors.items() if not name.endswith("_init")}
-        for i, p in enumerate(numbers(neuron, reset)):
+        for i, p in enumerate(numbers(neuron, reset, conventions)):
             tensors[p.name] = value(p, SHAPES[(i + steps) % len(SHAPES)], state_dtype(DTYPES[dtype]), device, i)
         others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
         check_same(neuron, tensors, store_v_seq=store_v_seq, **others)
@@ -104,7 +107,7 @@ def test_a_tensor_equals_its_number(neuron: str, device: str) -> None:
     tensors = inputs(neuron, (20, 3, 5), torch.float32, device)
     plain = function(functional, neuron)(**tensors)
     for p in numbers(neuron):
-        given = function(functional, neuron)(**tensors, **{p.name: torch.tensor(p.default, device=device)})
+        given = function(functional, neuron)(**tensors, **{p.name: torch.tensor(p.number, device=device)})
         assert all(torch.equal(a, b) for a, b in zip(plain, given, strict=True)), p.name
 
 
