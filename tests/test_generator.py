@@ -210,7 +210,7 @@ def test_names_that_would_clash_are_refused(state: str, parameter: str) -> None:
 def test_a_tape_is_small(neuron: type[Neuron]) -> None:
     """No more than a number for each learned parameter and two for the rest, whatever the step computes."""
     header = emit.neuron_header(neuron)
-    assert len(re.findall("kTape =", header)) == len(neuron.resets()) * (3 if neuron.has_surrogate else 2)
+    assert len(re.findall("kTape =", header)) == len(neuron.resets()) * len(emit.kinds(neuron))
     structs = (header.partition(f"struct {emit.struct_name(neuron, reset, '')} ")[2] for reset in neuron.resets())
     tapes = [int(re.findall(r"kTape = (\d+)", struct)[0]) for struct in structs]
     assert max(tapes) <= len(neuron.learned) + min(2, 1 + len(neuron.states))
@@ -229,7 +229,7 @@ def test_exactness_follows_from_the_equations() -> None:
 def test_derived_bptt_is_the_one_derived_by_hand(reset: str, detach: bool, decay_input: bool) -> None:
     """dv/dh = (1 - s) + (v_reset - h) sg (hard) or 1 - v_threshold sg (soft); gh = gs sg + gv dv/dh; ..."""
     neuron = next(n for n in emit.NEURONS if n.name == "plif")
-    t = emit.trace(neuron, reset, False)
+    t = emit.trace(neuron, reset, "")
     var, gradient = emit.var, lambda u: 1.0 / (1.0 + u * u)
     grads = emit.expr.backward([(t.spike, var("gs")), (t.new[0], var("gv"))], [t.x, *t.old, t.floats[0]])
     for x, v in ((3.1, 0.4), (-0.7, 0.9), (1.2, -0.3)):

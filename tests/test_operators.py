@@ -54,11 +54,19 @@ SCHEMAS = {
 }
 
 
+BOUNDS = "float? max_spikes=1., float? v_min=None, Tensor? max_spikes_tensor=None, Tensor? v_min_tensor=None"
+CONVENTIONS = {
+    **dict.fromkeys(("if", "lif", "plif", "cuba"), f", bool strict=False, bool delay_reset=False, {BOUNDS}"),
+    "alif": f", bool strict=False, {BOUNDS}",
+}
+
+
 @pytest.mark.parametrize("neuron", SCHEMAS)
 def test_schema(neuron: str) -> None:
     found = getattr(torch.ops.snnkern, f"{neuron}_forward").default._schema
     numbers = [name.replace("tau", "decay") for name in re.findall(r"float\?? (\w+)=", SCHEMAS[neuron])]
     tensors = "".join(f", Tensor? {name}_tensor=None" for name in numbers)  # each number may be a tensor instead
+    tensors += CONVENTIONS.get(neuron, "")
     assert found == torch._C.parse_schema(
         f"snnkern::{neuron}_forward{SCHEMAS[neuron]}".replace(") ->", f"{tensors}) ->")
     )

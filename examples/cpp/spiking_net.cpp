@@ -10,7 +10,9 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <string>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -28,17 +30,19 @@ void write(const char* path, const torch::IValue& value) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
-// torch.ops.snnkern.lif_forward, found by its name: linking snnkern has registered it. Its schema is this signature.
-std::tuple<Tensor, Tensor> lif(const Tensor& x_seq, double tau) {
-  using Signature = std::tuple<Tensor, Tensor>(
-      const Tensor& x_seq, const std::optional<Tensor>& v_init, double tau, bool decay_input, double v_threshold,
-      std::optional<double> v_reset, bool detach_reset, c10::string_view surrogate,
-      at::OptionalArrayRef<double> surrogate_params, bool store_v_seq, bool spiking,
-      const std::optional<Tensor>& decay_tensor, const std::optional<Tensor>& v_threshold_tensor,
-      const std::optional<Tensor>& v_reset_tensor);
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("snnkern::lif_forward", "").typed<Signature>();
-  return op.call(x_seq, std::nullopt, tau, true, 1.0, 0.0, false, "atan", std::nullopt, false, true, std::nullopt,
-                 std::nullopt, std::nullopt);
+// Calls an operator by the names of its arguments; those that are not given have their defaults. Linking snnkern has
+// registered it.
+torch::jit::Stack call(const char* name, const std::unordered_map<std::string, torch::IValue>& given) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  torch::jit::Stack stack;
+  for (const c10::Argument& argument : op.schema().arguments()) {
+    const auto found = given.find(argument.name());
+    const bool is_given = found != given.end();
+    TORCH_CHECK(is_given || argument.default_value(), name, " needs ", argument.name());
+    stack.push_back(is_given ? found->second : *argument.default_value());
+  }
+  op.callBoxed(stack);
+  return stack;
 }
 
 }  // namespace
@@ -57,7 +61,8 @@ int main(int argc, char** argv) {
     std::cout << "network: " << spikes.mean().item<double>() << " spikes a step\n";
 
     const Tensor current = (3 * x).detach().requires_grad_();
-    const auto [fired, v] = lif(current, 2.0);
+    const auto results = call("snnkern::lif_forward", {{"x_seq", current}, {"tau", 2.0}, {"surrogate", "atan"}});
+    const Tensor fired = results[0].toTensor(), v = results[1].toTensor();
     (fired.sum() + v.sum()).backward();
     std::cout << "neuron:  " << fired.mean().item<double>() << " spikes a step\n";
 
