@@ -27,6 +27,10 @@ from . import peers
 
 Case = dict[str, Any]
 
+# glibc's malloc keeps freed memory of any size. By default it gives large blocks back, and the pages of each new result are
+# made by the kernel, one fault for each 4 KiB: that takes longer than a neuron, and hides what differs between peers.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**34), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+
 
 # ---- in the process that measures ------------------------------------------------------------------------------------
 
@@ -76,7 +80,7 @@ def run(module: str, task: Task, options: dict[str, Any]) -> Iterator[Case]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **task.environment},
+        env={**KEEP_MEMORY, **os.environ, **task.environment},
     ) as process:
         assert process.stdin and process.stdout
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
