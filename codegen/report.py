@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KERNEL = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores.*?Used (?P<registers>\d+) registers",
+    r"Compiling entry function '(?P<name>[^']+)'.*?(?P<stores>\d+) bytes spill stores.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
 
@@ -42,7 +42,8 @@ def compile_all(csrc: Path, architecture: str) -> Iterator[Compiled]:
             done = subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr)
-            kernels = [(m["name"], int(m["registers"]), int(m["stores"])) for m in _KERNEL.finditer(done.stderr)]
+            text = subprocess.run(["c++filt"], input=done.stderr, capture_output=True, text=True, check=True).stdout
+            kernels = [(m["name"], int(m["registers"]), int(m["stores"])) for m in _KERNEL.finditer(text)]
             name = str(source.relative_to(csrc / "generated" / "cuda"))
             return Compiled(name, kernels, made.stat().st_size, time.perf_counter() - start)
 
