@@ -118,9 +118,7 @@ class Step:
     spike: Any  # u -> s, with the surrogate gradient as derivative
     select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
-    general: bool = (
-        False  # whether the neuron's conventions are in play; else they are at their defaults, and p has none
-    )
+    general: bool = False  # the neuron's conventions are in play; else they are at their defaults, and p has none
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
 
 
