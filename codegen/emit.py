@@ -5,7 +5,7 @@ surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that 
 cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a block of neurons
 cpu/surrogates/atan.cpp  these surrogates
 cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
-cuda/lif/atan.cu         BPTT with this surrogate compiled in
+cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
 """
@@ -453,7 +453,7 @@ def _body(names: dict[Expr, str], inputs: list[str], array: str, targets: list[t
     """The statements of a function that gets `inputs` in an array."""
     named = {e: name for e, name in names.items() if e.args}
     loads = [f"    const R {name} = {array}[{i}];" for i, name in enumerate(inputs)]
-    return "\n".join(line for line in (*loads, *Printer(named).print(targets)) if line)
+    return "\n".join(line for line in (*loads, *Printer(named, quotient="math::divide").print(targets)) if line)
 
 
 def _use(name: str, text: str) -> str:
@@ -479,6 +479,7 @@ namespace snnkern {{
 
 template <class R>
 struct {surrogate.__name__} {{
+  static constexpr bool kByNumber = false;
 {fields}  explicit {surrogate.__name__}(const KernelArgs& a) : {surrogate.__name__}(a.surrogate) {{}}
   template <class P>
   SNNKERN_FN explicit {surrogate.__name__}(const P*{" parameters" if types else ""}){" : " if types else ""}{inits} {{}}
@@ -516,6 +517,7 @@ namespace snnkern {{
 {functions}
 template <class R>
 struct AnySurrogate {{
+  static constexpr bool kByNumber = true;
   int id;
   R p[kMaxSurrogateParams];
   explicit AnySurrogate(const KernelArgs& a) : id(a.surrogate_id) {{
@@ -566,17 +568,29 @@ def _row(device: str, name: str, made: dict[Kernel, str]) -> str:
     return f"extern const Row<{kernel}> {name};\nconst Row<{kernel}> {name} = {{{{\n{lines}\n}}}};\n"
 
 
+# Those that most networks are trained with: also the passes for tensors and for conventions have them compiled in.
+USUAL_SURROGATES = ("sigmoid", "atan")
+
+
+def compiled_in(neuron: type[Neuron], surrogate: type[Surrogate], kernel: Kernel) -> bool:
+    """Whether a kernel has a copy for this surrogate."""
+    name, _, dtype = kernel
+    kind, is_backward = PASSES[name]
+    wanted = kind == "" or (kind in ("tensor", "general") and surrogate.name in USUAL_SURROGATES)
+    return wanted and is_backward and neuron.has_surrogate and dtype != "f64"
+
+
 def cuda_file(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: Selection) -> str:
-    """BPTT with a surrogate compiled in; or all kernels of a neuron that have none."""
+    """BPTT with a surrogate compiled in; or all kernels of a neuron that have none, or any."""
     made: dict[Kernel, str] = {}
     for kernel in _kernels(neuron, chosen):
         name, reset, dtype = kernel
         kind, is_backward = PASSES[name]
-        compiled_in = kind == "" and is_backward and neuron.has_surrogate
-        # float64 is for checking: the passes for tensors do for it.
-        if (kind == "" and dtype == "f64") or compiled_in != (surrogate is not None):
-            continue
         asks = neuron.has_surrogate and (is_backward or kind == "smooth")
+        # float64 is for checking: the passes for tensors do for it.
+        shared = not (kind == "" and (dtype == "f64" or asks))
+        if not (compiled_in(neuron, surrogate, kernel) if surrogate else shared):
+            continue
         used = surrogate.__name__ if surrogate else "AnySurrogate" if asks else "NoSurrogate"
         function = "backward" if is_backward else "forward"
         made[kernel] = f"&{function}<{struct_name(neuron, reset, kind)}, {used}, {DTYPES[dtype]}>"

@@ -305,6 +305,22 @@ SNNKERN_FN R quotient(R a, R b) {
   return a / b;
 }
 
+// a / b to the last bit, but for numbers below 2^-100 and b beyond 2^126. In a loop b is mostly the same for all steps:
+// its reciprocal is worked out before, and each step has two corrections of a product in the place of a call and a
+// branch.
+template <class R>
+SNNKERN_FN R divide(R a, R b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(R) == 4) {
+    const R inverse = __frcp_rn(b), product = a * inverse;
+    const R nearer = fmaf(fmaf(-product, b, a), inverse, product);
+    const R q = fmaf(fmaf(-nearer, b, a), inverse, nearer);
+    return q == q ? q : product;  // infinite numbers have no remainder
+  }
+#endif
+  return a / b;
+}
+
 template <class R>
 SNNKERN_FN R sigmoid(R x) {
   return quotient(R(1), R(1) + exp(-x));

@@ -386,10 +386,10 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   }
 #ifdef SNNKERN_WITH_CUDA
   const auto& rows = cuda::kTable[neuron];
-  CudaKernel kernel = nullptr;
-  if (is_lean) kernel = look_up(rows[needs_surrogate ? call.surrogate + 1 : 0], lean, call.reset, call.dtype);
-  if (!kernel && (rows[call.surrogate + 1] || !needs_surrogate))
-    kernel = look_up(rows[0], whole, call.reset, call.dtype);
+  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate + 1 : 0];
+  CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
+  if (!kernel) kernel = look_up(own, whole, call.reset, call.dtype);
+  if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
   const c10::Device device = call.x.device();

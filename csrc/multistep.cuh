@@ -128,25 +128,36 @@ struct Lanes {
   }
 };
 
-// The parameters of a thread's neurons: the same for all, or, where one may be a tensor, those of its only neuron.
+// The parameters of a thread's neurons: the same for all, or, where one may be a tensor, those of each.
 template <class Neuron, class R, int V>
 struct Parameters {
-  typename Neuron::template Params<R> p;
-  R value[decltype(p)::kCount];  // of a tensor pass
+  using Params = typename Neuron::template Params<R>;
 
-  __device__ __forceinline__ void load(const KernelArgs& a, int64_t first) {
+  __device__ __forceinline__ Parameters(const Params& common, const KernelArgs& a, int64_t first) : common_(common) {
     if constexpr (Neuron::kTensors) {
-      static_assert(V == 1);
 #pragma unroll
-      for (int k = 0; k < decltype(p)::kCount; ++k) {
+      for (int k = 0; k < Params::kCount; ++k) {
         const ParamTensor& t = a.tensor[k];
-        value[k] = t.data ? static_cast<const R*>(t.data)[element(t, a.N, first)] : R(a.params[k]);
+        value_.fill(k, R(a.params[k]));
+        if (!t.data) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) value_.row[k].lane[v] = static_cast<const R*>(t.data)[element(t, a.N, first + v)];
       }
-      p.set(value);
     } else {
-      p.load(a);
+      common_.load(a);
     }
   }
+  __device__ __forceinline__ Params of(int lane) const {
+    Params p = common_;
+    if constexpr (Neuron::kTensors) {
+      R value[Params::kCount];
+      value_.get(lane, value);
+      p.set(value);
+    }
+    return p;
+  }
+  // Of a tensor pass: parameter k of each neuron.
+  __device__ __forceinline__ const Numbers<R, V>& row(int k) const { return value_.row[k]; }
 
  private:
   // A division of 64 bits takes four times as long.
@@ -154,6 +165,9 @@ struct Parameters {
     if (N > INT32_MAX) return n / t.inner % t.size;
     return static_cast<uint32_t>(n) / static_cast<uint32_t>(t.inner) % static_cast<uint32_t>(t.size);
   }
+
+  Params common_;
+  Lanes<R, Neuron::kTensors ? Params::kCount : 0, V> value_;
 };
 
 // The states that enter step t, a multiple of the checkpoint period.
@@ -168,7 +182,7 @@ __device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, cons
     } else if (a.state_init[k]) {
       states.load(k, a.state_init[k], 0, a, first);
     } else if (Neuron::kTensors && Neuron::start(k) >= 0) {
-      states.fill(k, parameters.value[Neuron::start(k)]);
+      states.row[k] = parameters.row(Neuron::start(k));
     } else {
       states.fill(k, R(a.state_start[k]));
     }
@@ -197,9 +211,7 @@ __global__ void __launch_bounds__(kThreads)
   static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
-  Parameters<Neuron, R, V> parameters{common};
-  parameters.load(a, first);
-  const auto& p = parameters.p;
+  const Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -236,7 +248,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int v = 0; v < V; ++v) {
           R s[S];
           states.get(v, s);
-          fired.lane[v] = Neuron::template forward<R>(p, surrogate, input.lane[v], s);
+          fired.lane[v] = Neuron::template forward<R>(parameters.of(v), surrogate, input.lane[v], s);
           states.set(v, s);
         }
         spikes.store(pack<T, V>(fired));
@@ -267,15 +279,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Blocks of BPTT that a multiprocessor should hold. Where the tape is small 128 registers do, but unless it is told so
-// the compiler takes 168, and with 16-bit numbers the memory then waits for arithmetic.
-template <class Neuron, class T>
-constexpr int kBlocks = sizeof(T) == 2 && Neuron::kTape == 1 ? 4 : 1;
+// Blocks of BPTT that a multiprocessor should hold. With 16-bit numbers the memory waits for arithmetic, and where the
+// tape is small 128 or 168 registers do, but unless it is told so the compiler takes up to 70 more.
+template <class Neuron, class T, int V>
+constexpr int kBlocks = sizeof(T) > 2 || V == 1 || Neuron::kTape > 2 ? 1
+                        : Neuron::kTape == 1 && !Neuron::kTensors    ? 4
+                                                                     : 3;
 
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
-__global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
+__global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T, V>)
     backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
                     const Surrogate surrogate) {
   using R = real_t<T>;
@@ -283,9 +297,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
   static_assert(C % kGroup == 0);
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
-  Parameters<Neuron, R, V> parameters{common};
-  parameters.load(a, first);
-  const auto& p = parameters.p;
+  const Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
 #pragma unroll
@@ -321,7 +333,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
         for (int v = 0; v < V; ++v) {
           R s[S], note[K > 0 ? K : 1];
           states.get(v, s);
-          Neuron::template record<R>(p, surrogate, input.lane[v], s, note);
+          Neuron::template record<R>(parameters.of(v), surrogate, input.lane[v], s, note);
           states.set(v, s);
           tape[j].set(v, note);
         }
@@ -359,7 +371,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
           for (int k = 0; k < S; ++k) g[k] = old[k] = old[k] + incoming[j - group].row[k].lane[v];
 #pragma unroll
           for (int k = 0; k < L; ++k) gp[k] = old_param[k];
-          gx.lane[v] = Neuron::template backward<R>(p, surrogate, note, gs.lane[v], g, gp);
+          gx.lane[v] = Neuron::template backward<R>(parameters.of(v), surrogate, note, gs.lane[v], g, gp);
 #pragma unroll
           for (int k = 0; k < S; ++k) g[k] = real ? g[k] : old[k];
 #pragma unroll
@@ -376,7 +388,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T>)
   for (int k = 0; k < S; ++k) {
     if (a.grad_init[k]) grad.store(k, a.grad_init[k], 0, a, first);
     if (Neuron::kTensors && !a.state_init[k] && Neuron::start(k) >= 0)
-      grad_param.row[Neuron::start(k)].lane[0] += grad.row[k].lane[0];
+#pragma unroll
+      for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
 #pragma unroll
   for (int k = 0; k < L; ++k)
@@ -435,6 +448,11 @@ bool wide_pays(const KernelArgs& a, int V) {
   return a.N / V >= kEnough * multiprocessors() && vectors_fit<T>(a, V);
 }
 
+// Whether the passes for tensors and conventions also come in vectors of 2: not those for checking, nor those that call
+// the surrogate by its number.
+template <class Neuron, class Surrogate, class T>
+constexpr bool kWideTensors = sizeof(real_t<T>) == 4 && !Neuron::kSmooth && !Surrogate::kByNumber;
+
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
   using R = real_t<T>;
@@ -444,6 +462,8 @@ const char* forward(const KernelArgs& a, void* stream) {
   };
   if constexpr (!Neuron::kTensors) {
     if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4>);
+  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
+    if (wide_pays<T>(a, 2)) return run({2, kThreads}, forward_kernel<Neuron, Surrogate, T, 2, 8>);
   }
   return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16>);
 }
@@ -459,6 +479,8 @@ const char* backward(const KernelArgs& a, void* stream) {
     constexpr int kShort = 8 / sizeof(T);
     if (a.T <= 8 && wide_pays<T>(a, kShort))
       return run({kShort, kThreads}, backward_kernel<Neuron, Surrogate, T, kShort, 8>);
+    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
+  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
     if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
   }
   return run({1, kThreads / 2}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod>);

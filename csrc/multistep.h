@@ -122,6 +122,7 @@ SNNKERN_FN R spike(R u) {
 // Stands where a kernel needs no surrogate: the forward pass.
 template <class R>
 struct NoSurrogate {
+  static constexpr bool kByNumber = false;
   explicit NoSurrogate(const KernelArgs&) {}
 };
 

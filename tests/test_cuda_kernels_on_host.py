@@ -132,9 +132,11 @@ class HostCuda:
         kind = "tensor_" if case.tensors or case.dtype == "f64" else ""
         kind = "general_" if case.conventions else kind if case.spiking else "smooth_"
         pass_name = kind + ("backward" if backward else "forward")
+        kernel = (pass_name, case.reset, case.dtype)
+        own = case.surrogate and not case.by_number and emit.compiled_in(case.neuron, case.surrogate, kernel)
         error = self.library.host_cuda(
             NEURONS.index(case.neuron),
-            SURROGATES.index(case.surrogate) if pass_name == "backward" and case.neuron.has_surrogate else -1,
+            SURROGATES.index(case.surrogate) if own else -1,
             list(emit.PASSES).index(pass_name),
             RESETS.index(case.reset),
             list(DTYPES).index(case.dtype),
@@ -245,6 +247,7 @@ class Case:
     grad_state: bool = True
     tensors: bool = False  # every parameter has a value for each neuron
     conventions: bool = False  # those of other libraries are in play
+    by_number: bool = False  # the kernel calls the surrogate, also where one has it compiled in
 
     @property
     def type(self) -> torch.dtype:
@@ -603,25 +606,30 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
         assert host_cuda.variant() == NARROW
 
 
+def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
+    """The passes that tensors and conventions take, with the surrogate compiled in and called."""
+    surrogates = (False, True) if base.neuron.has_surrogate else (False,)
+    for backward, by_number in [(False, False), *((True, called) for called in surrogates)]:
+        ran = set()
+        cases = line(replace(base, by_number=by_number), backward)
+        for seed, case in enumerate(itertools.islice(cases, 0, None, each)):
+            (check_backward if backward else check_forward)(host_cuda, case, seed)
+            ran.add(host_cuda.variant())
+        wide = set() if base.dtype == "f64" or by_number else {(2, 16) if backward else (2, 8)}
+        assert ran == {NARROW} | wide
+
+
 @each_dtype
 @each_reset
 def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
-    base = Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, tensors=True)
-    for backward, check_pass in ((False, check_forward), (True, check_backward)):
-        for seed, case in enumerate(line(base, backward)):
-            check_pass(host_cuda, case, seed)
-            assert host_cuda.variant() == NARROW
+    check_whole(host_cuda, Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, tensors=True), each=1)
 
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])
 @each_dtype
 @pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.conventions], ids=name)
 def test_conventions(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, tensors: bool) -> None:
-    base = Case(neuron, reset, dtype, ATAN, tensors=tensors, conventions=True)
-    for backward, check_pass in ((False, check_forward), (True, check_backward)):
-        for seed, case in enumerate(itertools.islice(line(base, backward), 0, None, 4)):
-            check_pass(host_cuda, case, seed)
-            assert host_cuda.variant() == NARROW
+    check_whole(host_cuda, Case(neuron, reset, dtype, ATAN, tensors=tensors, conventions=True), each=5)
 
 
 @each_dtype

@@ -77,6 +77,19 @@ def test_every_combination_has_forward_and_backward_kernels_on_both_devices() ->
             assert f"forward<{struct}, NoSurrogate, {ctype}>" in files[f"cuda/{neuron}/shared.cu"]
 
 
+def test_the_usual_surrogates_are_compiled_into_tensor_and_general_passes_too() -> None:
+    files = emit.files()
+    assert set(emit.USUAL_SURROGATES) <= {s.name for s in emit.SURROGATES}
+    for combination in COMBINATIONS:
+        neuron, surrogate, reset, dtype = combination.split(":")
+        n = next(n for n in emit.NEURONS if n.name == neuron)
+        for kind in {"tensor", "general"} & set(emit.kinds(n)) if n.has_surrogate else ():
+            struct, ctype = emit.struct_name(n, reset, kind), emit.DTYPES[dtype]
+            has_own = f"backward<{struct}, " in files[f"cuda/{neuron}/{surrogate}.cu"]
+            assert has_own == (surrogate in emit.USUAL_SURROGATES)
+            assert f"backward<{struct}, AnySurrogate, {ctype}>" in files[f"cuda/{neuron}/shared.cu"]
+
+
 def test_same_bytes_under_any_hash_seed_and_a_second_run_writes_nothing(tree: Path) -> None:
     assert "written, 0 deleted" in run(cwd=tree, PYTHONHASHSEED="1", SNNKERN_ONLY="").stdout
     first = contents(tree)

@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from support import DTYPES, NEURON_NAMES, calm, neuron_class, options_of
+from snnkern import functional
+from snnkern.codegen.emit import kinds
+
+from support import DTYPES, NEURON_NAMES, calm, function, inputs, neuron_class, options_of
+from test_tensor_parameters import numbers, options, value
 
 pytestmark = pytest.mark.gpu
 CHECKPOINT_PERIOD = 16
+TENSOR_CASES = [
+    f"{n}:{reset}:{kind}"
+    for n in NEURON_NAMES
+    for reset in neuron_class(n).resets()
+    for kind in kinds(neuron_class(n))
+    if kind in ("tensor", "general")
+]
 
 
 def operator(neuron: str, state: torch.dtype = torch.float32, **options: Any) -> Callable[..., tuple[Tensor, ...]]:
@@ -77,6 +88,28 @@ def test_vectors_give_the_bits_of_single_neurons(neuron: str, dtype: str, v_rese
             assert torch.equal(wide, narrow), (name, steps, count)
 
 
+@pytest.mark.parametrize("case", TENSOR_CASES)
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.sanitize
+def test_vectors_of_tensor_parameters_give_the_bits_of_single_neurons(case: str, dtype: str) -> None:
+    neuron, reset, kind = case.split(":")
+    conventions, count = kind == "general", many(2)
+    for steps in (4, 19):
+        tensors = inputs(neuron, (steps, count), DTYPES[dtype], "cuda", reset=reset)
+        for i, p in enumerate(numbers(neuron, reset, conventions)):
+            tensors[p.name] = value(p, (count,), torch.float32, "cuda", i)
+        others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
+        learned = [t.name for t in neuron_class(neuron).learned]  # of one element: summed over neurons
+        results = []
+        for place in (lambda t: t, shifted):
+            leaves = {name: place(t.detach()).requires_grad_() for name, t in tensors.items()}
+            outputs = function(functional, neuron)(**leaves, **others)
+            wanted = [t for name, t in leaves.items() if name not in learned]
+            results.append([*outputs, *torch.autograd.grad(outputs, wanted, [torch.ones_like(o) for o in outputs])])
+        for wide, narrow in zip(*results, strict=True):
+            assert torch.equal(wide, narrow), steps
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize(("steps", "chunk"), [(4, 8), (16, 16), (40, 16)])
 def test_large_tensors_take_vectors(dtype: str, steps: int, chunk: int) -> None:
@@ -88,6 +121,18 @@ def test_large_tensors_take_vectors(dtype: str, steps: int, chunk: int) -> None:
     (backward,) = kernels(lambda: torch.autograd.grad(spikes, x, x.detach(), retain_graph=True))
     V = 2 if dtype == "f32" or chunk == 16 else 4
     assert f", (int){V}, (int){chunk}>" in backward or f", {V}, {chunk}>" in backward, backward
+
+
+@pytest.mark.parametrize("tensor", ["tau", "strict"])
+def test_tensor_parameters_and_conventions_take_vectors(tensor: str) -> None:
+    x = random(16, many(2)).requires_grad_()
+    given = {"tau": torch.full((many(2),), 2.0, device="cuda"), "strict": True}[tensor]
+    (forward,) = kernels(lambda: functional.lif(x, **{tensor: given}))[-1:]
+    assert ", (int)2, (int)8>" in forward or ", 2, 8>" in forward, forward
+    spikes = functional.lif(x, **{tensor: given})[0]
+    (backward,) = kernels(lambda: torch.autograd.grad(spikes, x, x.detach(), retain_graph=True))
+    assert "Sigmoid" in backward, backward  # compiled in
+    assert ", (int)2, (int)16>" in backward or ", 2, 16>" in backward, backward
 
 
 @pytest.mark.parametrize("neuron", NEURON_NAMES)

@@ -75,6 +75,17 @@ def test_states_are_float32_and_any_v_init_is_cast(device: str) -> None:
             assert torch.equal(v, functional.lif(x, v_init.float())[1])
 
 
+def test_divisions_are_exact(device: str) -> None:
+    """Potentials that are a half of a threshold away from a whole number of it: the last bit of h / v_threshold decides."""
+    v_threshold = noise((2**20,), torch.float64, 0).abs().add(0.01).float().to(device)
+    halves = torch.arange(2**20, device=device) % 10 / 2
+    x = torch.cat([halves * v_threshold, torch.tensor([math.inf, -math.inf, math.nan, 0.0], device=device)])[None]
+    v_threshold = torch.cat([v_threshold, torch.full((4,), 0.3, device=device)])
+    for given in (v_threshold, 0.1, 0.3):
+        spikes = functional.ilif(x, tau=1.0, v_threshold=given)[0]
+        assert torch.equal(spikes, (x / given).nan_to_num(0.0, math.inf).clamp(0, 4).round())
+
+
 def test_exact_decay_of_one() -> None:
     """tau = 1 forgets everything: v is the input."""
     x = noise((5, 9), torch.float64, 0) * 0.1
