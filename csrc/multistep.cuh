@@ -279,17 +279,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Blocks of BPTT that a multiprocessor should hold. With 16-bit numbers the memory waits for arithmetic, and where the
-// tape is small 128 or 168 registers do, but unless it is told so the compiler takes up to 70 more.
+// Blocks of BPTT that a multiprocessor should hold. With 16-bit numbers the memory waits for arithmetic, and where
+// little is kept 128 or 168 registers do, but unless it is told so the compiler takes up to 70 more. `--report` shows
+// where they do not.
 template <class Neuron, class T, int V>
-constexpr int kBlocks = sizeof(T) > 2 || V == 1 || Neuron::kTape > 2 ? 1
-                        : Neuron::kTape == 1 && !Neuron::kTensors    ? 4
-                                                                     : 3;
+constexpr int blocks_wanted() {
+  if (sizeof(T) > 2 || V == 1) return 1;
+  if (Neuron::kTape == 1 && Neuron::kStates <= 2 && !Neuron::kTensors) return 4;
+  return Neuron::kTape <= 2 && V * Neuron::kStates <= 4 && Neuron::kGradients <= 4 ? 3 : 1;
+}
 
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
-__global__ void __launch_bounds__(kThreads, kBlocks<Neuron, T, V>)
+__global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
     backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
                     const Surrogate surrogate) {
   using R = real_t<T>;
@@ -449,9 +452,9 @@ bool wide_pays(const KernelArgs& a, int V) {
 }
 
 // Whether the passes for tensors and conventions also come in vectors of 2: not those for checking, nor those that call
-// the surrogate by its number.
+// the surrogate by its number, nor those whose tape is too large.
 template <class Neuron, class Surrogate, class T>
-constexpr bool kWideTensors = sizeof(real_t<T>) == 4 && !Neuron::kSmooth && !Surrogate::kByNumber;
+constexpr bool kWideTensors = sizeof(real_t<T>) == 4 && !Neuron::kSmooth && !Surrogate::kByNumber && Neuron::kTape <= 3;
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
