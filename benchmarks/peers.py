@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEURONS = ("if", "lif", "plif")
+from codegen.neurons import NEURONS as SPECIFICATION
+
+COMPARED = ("if", "lif", "plif")  # what others have too
+# Other forms of a neuron: a parameter that is learned, with a value for each of 64 channels; a convention of other libraries.
+FORMS = ("lif-tau", "plif-decay", "lif-strict")
+NEURONS = (*(n.name for n in SPECIFICATION), *FORMS)
+CHANNELS = 64
 TAU = 2.0
 DECAY = 1 / TAU
 
@@ -67,23 +73,40 @@ def parameter(device: torch.device) -> Tensor:
 def snnkern(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
     import snnkern as library
 
-    op = getattr(torch.ops.snnkern, f"{neuron}_forward")
     library.build_info()  # the library is loaded
+    if "-" in neuron:
+        return form(library.functional, library.surrogate.ATan(), neuron, device)
+    op, options = getattr(torch.ops.snnkern, f"{neuron}_forward"), {"surrogate": "atan"}
     if neuron == "plif":
         decay = parameter(device)
-        return Built(lambda x: op(x, decay, surrogate="atan")[0], [decay])
-    return Built(lambda x: op(x, surrogate="atan")[0])
+        return Built(lambda x: op(x, decay, **options)[0], [decay])
+    options = options if has_surrogate(neuron) else {}
+    return Built(lambda x: op(x, **options)[0])
 
 
 def reference(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
     import snnkern as library
 
-    function = getattr(library.reference, "if_" if neuron == "if" else neuron)
-    surrogate = library.surrogate.ATan()
-    if neuron == "plif":
-        decay = parameter(device)
-        return Built(lambda x: function(x, decay, surrogate=surrogate)[0], [decay])
-    return Built(lambda x: function(x, surrogate=surrogate)[0])
+    return form(library.reference, library.surrogate.ATan(), neuron, device)
+
+
+def has_surrogate(neuron: str) -> bool:
+    return next(n for n in SPECIFICATION if n.name == neuron).has_surrogate
+
+
+def form(functions: Any, surrogate: Any, neuron: str, device: torch.device) -> Built:
+    """A neuron of snnkern.functional, or of its reference."""
+    name, _, variant = neuron.partition("-")
+    function = getattr(functions, "if_" if name == "if" else name)
+    options: dict[str, Any] = {"surrogate": surrogate} if has_surrogate(name) else {}
+    if variant == "strict":
+        return Built(lambda x: function(x, strict=True, **options)[0])
+    if not variant:
+        learned = [parameter(device)] if name == "plif" else []
+        return Built(lambda x: function(x, *learned, **options)[0], learned)
+    value = TAU if variant == "tau" else DECAY
+    own = torch.full((CHANNELS, 1), value, device=device, requires_grad=True)
+    return Built(lambda x: function(x.unflatten(1, (CHANNELS, -1)), **{variant: own}, **options)[0].flatten(1), [own])
 
 
 def plain_loop(neuron: str, device: torch.device, dtype: torch.dtype) -> Built:
@@ -209,6 +232,8 @@ def build(name: str, neuron: str, device: torch.device, dtype: torch.dtype) -> B
     peer = PEERS[name]
     if device.type not in peer.devices:
         raise Unavailable(f"does not run on {device.type}")
+    if neuron not in COMPARED and name not in ("snnkern", "reference"):
+        raise Unavailable(f"compared with {', '.join(COMPARED)} alone")
     if peer.path and peer.path not in os.environ:
         raise Unavailable(f"{peer.path} is not set")
     with warnings.catch_warnings():
