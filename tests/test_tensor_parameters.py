@@ -77,9 +77,9 @@ def test_all_parameters_at_once(case: str, dtype: str, device: str) -> None:
     """With and without initial states, whose start may be a parameter; over several checkpoints."""
     neuron, reset = case.split(":")
     runs = (
-        # On CUDA the first two surrogates are compiled in, the third is called.
+        # On CUDA SoftSign is called, and the others are compiled in. A steeper one would magnify the last bits of exp.
         (1, False, True, False, surrogate.Sigmoid()),
-        (5, True, False, False, surrogate.FastSigmoid()),
+        (5, True, False, False, surrogate.SoftSign()),
         (37, False, False, False, surrogate.ATan()),
         (19, True, True, True, surrogate.ATan()),
     )
