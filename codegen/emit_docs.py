@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any
 
 from .emit import schemas
 from .emit_python import function_name, module_arguments, step_equations
 from .formula import latex, latex_step
-from .neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
+from .neurons import FIRING, NEURONS, Flag, Float, Neuron
 from .surrogates import SURROGATES, Surrogate
 
 

@@ -70,7 +70,9 @@ def surrogate_module() -> str:
         fields = "".join(
             f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters
         )
-        parts.append(f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{_indented(doc)}"""\n')
+        parts.append(
+            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{_indented(doc)}"""\n'
+        )
         if fields:
             parts.append("\n" + fields)
     return "".join(parts)
@@ -177,9 +179,7 @@ def _reference_docstring(neuron: type[Neuron]) -> list[str]:
 def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
     signature = "\n".join(f"    {line}" for line in _signature(neuron))
     returns = ", ".join(["Tensor"] * (1 + len(neuron.states)))
-    return (
-        f'\n\ndef {function_name(neuron)}(\n{signature}\n) -> tuple[{returns}]:\n    """{_indented(doc)}"""\n{body}'
-    )
+    return f'\n\ndef {function_name(neuron)}(\n{signature}\n) -> tuple[{returns}]:\n    """{_indented(doc)}"""\n{body}'
 
 
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"

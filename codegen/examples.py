@@ -44,9 +44,7 @@ def module_example(neuron: type[Neuron]) -> list[str]:
 
 def surrogate_example(surrogate: type[Surrogate]) -> list[str]:
     arguments = ", ".join(f"{p.name}={_text(p)}" for p in surrogate.parameters)
-    p = SimpleNamespace(
-        **{q.name: int(q.number) if q.range.integer else lift(q.number) for q in surrogate.parameters}
-    )
+    p = SimpleNamespace(**{q.name: int(q.number) if q.range.integer else lift(q.number) for q in surrogate.parameters})
     gradient = evaluate([lift(surrogate.gradient(lift(x), p)) for x in POINTS])
     return [
         f">>> {surrogate.name} = snnkern.surrogate.{surrogate.__name__}({arguments})",
@@ -66,7 +64,9 @@ def response(neuron: type[Neuron]) -> tuple[float, list[float]]:
         outputs = _outputs(neuron, amplitude)
         if len(set(outputs)) > 1:
             return amplitude, outputs
-    raise ValueError(f"{neuron.name}: the output is constant for each of the inputs {AMPLITUDES}: its example needs another")
+    raise ValueError(
+        f"{neuron.name}: the output is constant for each of the inputs {AMPLITUDES}: its example needs another"
+    )
 
 
 def _outputs(neuron: type[Neuron], amplitude: float) -> list[float]:

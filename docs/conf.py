@@ -25,7 +25,13 @@ project = "snnkern"
 author = "the snnkern authors"
 release = version = snnkern.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 exclude_patterns = ["_build", "generated/api"]  # other pages include these
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -48,7 +54,10 @@ html_copy_source = False
 
 # Of PyTorch's names, these are not on pages of their own; and some are defined elsewhere than where users find them.
 PYTORCH = "https://docs.pytorch.org/docs/stable/"
-PYTORCH_PAGES = {"torch.Tensor": "tensors.html#torch.Tensor", "torch.autograd.Function": "autograd.html#torch.autograd.Function"}
+PYTORCH_PAGES = {
+    "torch.Tensor": "tensors.html#torch.Tensor",
+    "torch.autograd.Function": "autograd.html#torch.autograd.Function",
+}
 PYTORCH_NAMES = {
     "torch.nn.modules.module.Module": "torch.nn.Module",
     "torch.autograd.function.Function": "torch.autograd.Function",
@@ -74,7 +83,9 @@ def pytorch_link(app: Sphinx, env: object, node: nodes.Element, text: nodes.Elem
     if not name.startswith("torch.") or name.startswith("torch.ops."):
         return None
     page = PYTORCH_PAGES.get(name, f"generated/{name}.html")
-    return nodes.reference("", "", text, internal=False, refuri=PYTORCH + page, reftitle=f"{name} in PyTorch's documentation")
+    return nodes.reference(
+        "", "", text, internal=False, refuri=PYTORCH + page, reftitle=f"{name} in PyTorch's documentation"
+    )
 
 
 def on_another_page(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: object) -> bool | None:
