@@ -11,9 +11,10 @@ The operators behind them are torch.ops.snnkern.<neuron>_forward.
 from importlib.metadata import version as _version
 
 from ._library import build_info, kernels
+from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
 
 __version__ = _version("snnkern")
-__all__ = ["build_info", "functional", "kernels", "nn", "reference", "surrogate"]
+__all__ = ["build_info", "functional", "keep_memory", "kernels", "nn", "reference", "surrogate"]
