@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_docstrings import MODULES, public
 
 from snnkern.codegen.neurons import NEURONS
+
+from test_docstrings import MODULES, public
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
