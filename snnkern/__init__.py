@@ -15,6 +15,7 @@ from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._library import build_info, kernels
+from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
@@ -23,7 +24,7 @@ if _TYPE_CHECKING:
     from . import auto_cuda, jit
 
 __version__ = _version("snnkern")
-__all__ = ["auto_cuda", "build_info", "functional", "jit", "kernels", "nn", "reference", "surrogate"]
+__all__ = ["auto_cuda", "build_info", "functional", "jit", "keep_memory", "kernels", "nn", "reference", "surrogate"]
 
 
 def __getattr__(name: str) -> _ModuleType:
