@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snnkern.codegen.neurons import NEURONS
+from snnkern.codegen.specification.neurons import NEURONS
 
 from test_docstrings import MODULES, public
 

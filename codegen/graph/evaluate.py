@@ -45,7 +45,7 @@ def evaluate(outputs: Sequence[Expr]) -> list[float]:
         if e.op == "const":
             done[e] = e.value
         elif operation is None:
-            raise TypeError(f"the generator cannot compute {e.op!r} of {e!r}: name it in codegen/evaluate.py")
+            raise TypeError(f"the generator cannot compute {e.op!r} of {e!r}: name it in codegen/graph/evaluate.py")
         else:
             done[e] = operation(*(done[a] for a in e.args))
     return [done[e] for e in values]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from .emit import schemas
-from .emit_python import function_name, module_arguments, step_equations
-from .formula import latex, latex_step
-from .neurons import FIRING, NEURONS, Flag, Float, Neuron
-from .surrogates import SURROGATES, Surrogate
+from ..graph.formula import latex, latex_step
+from ..specification.neurons import FIRING, NEURONS, Flag, Float, Neuron
+from ..specification.surrogates import SURROGATES, Surrogate
+from .kernels import schemas
+from .python import function_name, module_arguments, step_equations
 
 
 def neuron_table() -> str:

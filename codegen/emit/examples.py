@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from .evaluate import evaluate
-from .expr import lift, select, spike
-from .neurons import CONVENTIONS, Flag, Float, Neuron, Step
-from .surrogates import Surrogate
+from ..graph.evaluate import evaluate
+from ..graph.expr import lift, select, spike
+from ..specification.neurons import CONVENTIONS, Flag, Float, Neuron, Step
+from ..specification.surrogates import Surrogate
 
 STEPS = 6
 AMPLITUDES = (1.5, 1.0, 0.75, 0.5, 0.25)
