@@ -172,7 +172,7 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
     assert "ToyHard" in files["cuda/toy/atan.cu"] and "ToySoft" in files["cpu/neurons/toy.cpp"]
     assert "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, float v_threshold=1." in files["registry.h"]
     python = emit_python.files()
-    assert "def toy(" in python["functional.py"] and "class Toy(MultiStep)" in python["nn.py"]
+    assert "def toy(" in python["functional.py"] and "class Toy(MultiStep, neuron=" in python["nn.py"]
     for text in python.values():
         compile(text, "generated", "exec")
 

@@ -137,7 +137,9 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
-        (lambda: nn.LIF(tau=1.0), "snnkern.nn.LIF: tau must be a finite number > 1, got 1.0"),
+        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1, got 0.5"),
+        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a finite number >= 1, got True"),
+        (lambda: nn.LIF(decay_input="no"), "snnkern.nn.LIF: decay_input must be True or False, got 'no'"),  # type: ignore[arg-type]
         (
             lambda: nn.ParametricLIF(init_tau=0.5),
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
