@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
-from .codegen.neurons import NEURONS, Neuron
+from .codegen.specification.neurons import NEURONS, Neuron
 
 
 class MultiStep(torch.nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snnkern import functional, nn, surrogate
-from snnkern.codegen.neurons import Float
+from snnkern.codegen.specification.neurons import Float
 
 from support import NEURON_NAMES, calm, function, neuron_class, noise
 
@@ -114,7 +114,7 @@ def test_errors() -> None:
         nn.LIF(v_reset=None, learn_v_reset=True)
     with pytest.raises(ValueError, match=r"LIF: each value of tau must be a finite number >= 1, got 0\.5"):
         nn.LIF(tau=torch.tensor([2.0, 0.5]))
-    with pytest.raises(TypeError, match="LIF: tau must be a tensor of floating-point values, got torch.int64"):
+    with pytest.raises(TypeError, match=r"LIF: tau must be a tensor of floating-point values, got torch\.int64"):
         nn.LIF(tau=torch.tensor([2, 3]))
     with pytest.raises(ValueError, match=r"channels=3, but x_seq \[T, N, C, ...\] has shape \[5, 2, 4\]"):
         nn.LIF(learn_tau=True, channels=3)(torch.ones(5, 2, 4))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from snnkern import functional, nn, surrogate
-from snnkern.codegen.neurons import NEURONS, Float
+from snnkern.codegen.specification.neurons import NEURONS, Float
 
 from support import NEURON_NAMES, calm, function, neuron_class, noise
 
@@ -267,7 +267,7 @@ def test_older_files_load() -> None:
 
 
 def test_a_key_that_a_layer_has_no_place_for_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="Unexpected key.*tau_value"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*tau_value"):
         nn.LIF().load_state_dict(nn.LIF(tau=torch.tensor(3.0)).state_dict())
     with pytest.raises(RuntimeError, match="size mismatch for decay_logit"):
         nn.LIF(learn_tau=True, channels=3).load_state_dict(nn.LIF(tau=torch.full((4,), 2.0)).state_dict())

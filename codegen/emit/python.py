@@ -5,11 +5,11 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Neuron, Range, State
-from .surrogates import SURROGATES
+from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
+from ..specification.surrogates import SURROGATES
+from .kernels import arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:
