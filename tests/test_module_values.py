@@ -388,6 +388,6 @@ def test_every_argument_is_an_attribute() -> None:
         for name, p in inspect.signature(type(layer)).parameters.items():
             value = getattr(layer, name)
             if isinstance(value, Tensor):
-                assert float(value) == pytest.approx(p.default)
+                assert value.item() == pytest.approx(p.default)
             else:
                 assert value == p.default, name
