@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, nn, reference, surrogate
-from snnkern.codegen.emit.kernels import Selection, is_exact
+from snnkern.codegen.emit.kernels import Selection
+from snnkern.codegen.emit.step import is_exact
 from snnkern.codegen.graph.expr import Expr
 from snnkern.codegen.specification.neurons import NEURONS, Neuron
 from snnkern.codegen.specification.surrogates import SURROGATES

@@ -7,8 +7,9 @@ from fractions import Fraction
 from typing import Any
 
 from ..graph.formula import latex, latex_step
-from ..specification.neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
-from ..specification.surrogates import SURROGATES, Surrogate
+from ..specification.base import FIRING, Flag, Float, Neuron, Range, Surrogate
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
 from .python import function_name, module_arguments, step_equations
 
 

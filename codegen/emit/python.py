@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
+from ..specification.base import Flag, Float, Neuron, Range, State
+from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .kernels import arguments
+from .schema import MADE_BY, arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:
@@ -245,7 +246,7 @@ def nn_module() -> str:
     )
     text += (
         "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.specification.neurons import Range\n"
+        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.specification.base import Range\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
