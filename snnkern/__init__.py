@@ -28,7 +28,19 @@ if _TYPE_CHECKING:
     from . import auto_cuda, jit
 
 __version__ = _version("snnkern")
-__all__ = ["auto_cuda", "build_info", "compat", "convert", "functional", "jit", "keep_memory", "kernels", "nn", "reference", "surrogate"]
+__all__ = [
+    "auto_cuda",
+    "build_info",
+    "compat",
+    "convert",
+    "functional",
+    "jit",
+    "keep_memory",
+    "kernels",
+    "nn",
+    "reference",
+    "surrogate",
+]
 
 
 def __getattr__(name: str) -> _ModuleType:

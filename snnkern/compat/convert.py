@@ -12,7 +12,7 @@ import copy
 import importlib
 import sys
 import warnings
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -32,6 +32,10 @@ class Converted:
     def _adopted(self) -> None:
         """What the library wants to know of a new neuron."""
 
+    if TYPE_CHECKING:  # the rest is in the class of the library
+
+        def __getattr__(self, name: str) -> Any: ...
+
 
 class Table(Protocol):
     """What the module of a library has."""
@@ -40,7 +44,7 @@ class Table(Protocol):
     NEAREST: dict[str, str]  # for a class that cannot be converted: what comes close
 
     @staticmethod
-    def is_neuron(cls: type) -> bool:
+    def is_neuron(kind: type) -> bool:
         """Whether the objects of a class, of the library or derived from one of it, are neurons."""
 
     @staticmethod
@@ -85,11 +89,13 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         for table in tables:
             converted = table.CONVERTED.get(type(module))
             if converted is not None and table.refusal(module) is None:
-                module.__class__ = converted
+                module.__class__ = converted  # type: ignore[assignment]
                 module._adopted()  # type: ignore[operator]
                 neurons += 1
     if neurons == 0 and not refused:
-        warnings.warn("snnkern.convert: no neuron of SpikingJelly, snnTorch, Norse or Sinabs in this network", stacklevel=2)
+        warnings.warn(
+            "snnkern.convert: no neuron of SpikingJelly, snnTorch, Norse or Sinabs in this network", stacklevel=2
+        )
     return net
 
 
@@ -134,5 +140,5 @@ def _copy(net: torch.nn.Module) -> torch.nn.Module:
     copied: torch.nn.Module = memo[id(net)] if id(net) in memo else copy.deepcopy(net, memo)
     for old, new in zip(net.parameters(), copied.parameters(), strict=True):
         for hook in (old._backward_hooks or {}).values():
-            new.register_hook(hook)
+            new.register_hook(hook)  # type: ignore[no-untyped-call]
     return copied

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-import norse.torch  # type: ignore[import-not-found]
+import norse.torch
 import torch
-from norse.torch.functional import reset  # type: ignore[import-not-found]
+from norse.torch.functional import reset
 from torch import Tensor
 
 from .. import functional
@@ -35,13 +35,13 @@ def spike_surrogate(p: Any) -> Surrogate:
 
 
 class Membrane(NamedTuple):
-    """The parameters of a membrane as the operators take them; None for one that a neuron has not."""
+    """The parameters of a membrane as the operators take them. None: a neuron has not this one, or is reset softly."""
 
     d: Tensor
     e: Tensor
-    v_leak: Tensor
-    v_threshold: Tensor | None
-    v_reset: Tensor | None
+    v_leak: Any
+    v_threshold: Any
+    v_reset: Any
 
 
 class Neuron(Converted):
@@ -89,21 +89,22 @@ def _after(x_seq: Tensor, i: Tensor) -> Tensor:
 def _synaptic(
     x_seq: Tensor, v: Tensor, i: Tensor, m: Membrane, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    firing = {"v_threshold": m.v_threshold - m.v_leak, "v_reset": m.v_reset - m.v_leak, "detach_reset": detach_reset}
     spikes, w, j = functional.cuba(
         m.d * _after(x_seq, i),
         (v - m.v_leak).expand(x_seq.shape[1:]),
         alpha=1 - m.e,
         beta=1 - m.d,
+        v_threshold=m.v_threshold - m.v_leak,
+        v_reset=m.v_reset - m.v_leak,
         strict=True,
+        detach_reset=detach_reset,
         surrogate=surrogate,
         store_v_seq=store_v_seq,
-        **firing,
     )
     return spikes, w + m.v_leak, j * ((1 - m.e) / m.d)
 
 
-class LIF(Neuron, norse.torch.LIF):  # type: ignore[misc]
+class LIF(Neuron, norse.torch.LIF):
     several = True
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
@@ -112,12 +113,12 @@ class LIF(Neuron, norse.torch.LIF):  # type: ignore[misc]
         return spikes, type(state)(v=v, i=i)
 
 
-class LIFCell(Neuron, norse.torch.LIFCell):  # type: ignore[misc]
+class LIFCell(Neuron, norse.torch.LIFCell):
     several = False
     _run = LIF._run
 
 
-class LIFBoxCell(Neuron, norse.torch.LIFBoxCell):  # type: ignore[misc]
+class LIFBoxCell(Neuron, norse.torch.LIFBoxCell):
     """A membrane whose current is gone after a step."""
 
     several = False
@@ -137,23 +138,29 @@ class LIFBoxCell(Neuron, norse.torch.LIFBoxCell):  # type: ignore[misc]
         return spikes, type(state)(v=w + m.v_leak)
 
 
-class IAF(Neuron, norse.torch.IAF):  # type: ignore[misc]
+class IAF(Neuron, norse.torch.IAF):
     several = True
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
-        firing = {"v_threshold": m.v_threshold, "v_reset": m.v_reset, "strict": True}
-        v = state.v.to(x_seq.device).expand(x_seq.shape[1:])
-        spikes, v = functional.if_(x_seq, v, surrogate=spike_surrogate(self.p), store_v_seq=stores, **firing)
+        spikes, v = functional.if_(
+            x_seq,
+            state.v.to(x_seq.device).expand(x_seq.shape[1:]),
+            v_threshold=m.v_threshold,
+            v_reset=m.v_reset,
+            strict=True,
+            surrogate=spike_surrogate(self.p),
+            store_v_seq=stores,
+        )
         return spikes, type(state)(v=v)
 
 
-class IAFCell(Neuron, norse.torch.IAFCell):  # type: ignore[misc]
+class IAFCell(Neuron, norse.torch.IAFCell):
     several = False
     _run = IAF._run
 
 
-class LI(Neuron, norse.torch.LI):  # type: ignore[misc]
+class LI(Neuron, norse.torch.LI):
     several = True
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
@@ -165,12 +172,12 @@ class LI(Neuron, norse.torch.LI):  # type: ignore[misc]
         return v_seq, type(state)(v=v, i=i * (1 - m.e))
 
 
-class LICell(Neuron, norse.torch.LICell):  # type: ignore[misc]
+class LICell(Neuron, norse.torch.LICell):
     several = False
     _run = LI._run
 
 
-class LIBoxCell(Neuron, norse.torch.LIBoxCell):  # type: ignore[misc]
+class LIBoxCell(Neuron, norse.torch.LIBoxCell):
     several = False
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
@@ -180,7 +187,7 @@ class LIBoxCell(Neuron, norse.torch.LIBoxCell):  # type: ignore[misc]
         return v_seq, type(state)(v=v_seq[-1])
 
 
-class LILinearCell(Neuron, norse.torch.LILinearCell):  # type: ignore[misc]
+class LILinearCell(Neuron, norse.torch.LILinearCell):
     several = False
 
     def _fallback(self, x_seq: Tensor) -> Any:
@@ -191,7 +198,7 @@ class LILinearCell(Neuron, norse.torch.LILinearCell):  # type: ignore[misc]
         return LI._run(self, torch.nn.functional.linear(x_seq, self.input_weights), state, stores)
 
 
-class LIFRecurrent(Neuron, norse.torch.LIFRecurrent):  # type: ignore[misc]
+class LIFRecurrent(Neuron, norse.torch.LIFRecurrent):
     """Step by step, since the spikes come back through weights."""
 
     several = True
@@ -200,15 +207,15 @@ class LIFRecurrent(Neuron, norse.torch.LIFRecurrent):  # type: ignore[misc]
         m, surrogate = self._membrane(x_seq), spike_surrogate(self.p)
         states = []
         for x in torch.nn.functional.linear(x_seq, self.input_weights):
-            x = x + torch.nn.functional.linear(state.z, self.recurrent_weights)
-            z, v, i = _synaptic(x.unsqueeze(0), state.v, state.i, m, surrogate, True, False)
+            total = x + torch.nn.functional.linear(state.z, self.recurrent_weights)
+            z, v, i = _synaptic(total.unsqueeze(0), state.v, state.i, m, surrogate, True, False)
             state = type(state)(z=z.squeeze(0), v=v, i=i)
             states.append(state)
         spikes = torch.stack([s.z for s in states])
         return spikes, type(state)(*map(torch.stack, zip(*states, strict=True))) if stores else state
 
 
-class LIFRecurrentCell(Neuron, norse.torch.LIFRecurrentCell):  # type: ignore[misc]
+class LIFRecurrentCell(Neuron, norse.torch.LIFRecurrentCell):
     several = False
     _run = LIFRecurrent._run
 
@@ -236,8 +243,8 @@ NEAREST = {
 _NEURONS = ("lif", "iaf", "leaky", "lsnn", "izhikevich", "coba", "snn")
 
 
-def is_neuron(cls: type) -> bool:
-    places = (base.__module__.rpartition(".") for base in cls.__mro__)
+def is_neuron(kind: type) -> bool:
+    places = (base.__module__.rpartition(".") for base in kind.__mro__)
     return any(place == "norse.torch.module" and name.startswith(_NEURONS) for place, _, name in places)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import sinabs.layers  # type: ignore[import-not-found]
-import sinabs.layers.alif  # type: ignore[import-not-found]
+import sinabs.layers
+import sinabs.layers.alif
 import torch
 from sinabs import activation
-from sinabs.layers.reshape import SqueezeMixin  # type: ignore[import-not-found]
+from sinabs.layers.reshape import SqueezeMixin
 from torch import Tensor
 
 from .. import functional
@@ -49,7 +49,8 @@ def most_spikes(function: Any) -> float | None:
     if function is activation.SingleSpike:
         return 1
     if isinstance(function, activation.MaxSpike):
-        return function.max_num_spikes_per_bin
+        most: int | None = function.max_num_spikes_per_bin
+        return most
     raise ValueError(f"its spike_fn {getattr(function, '__name__', function)} is not one of Sinabs's")
 
 
@@ -61,7 +62,7 @@ class Layer(Converted):
 
     def forward(self, input_data: Tensor) -> Tensor:
         if isinstance(self, SqueezeMixin):
-            return self.squeeze_forward(input_data, self._sequence)  # type: ignore[no-any-return]
+            return self.squeeze_forward(input_data, self._sequence)
         return self._sequence(input_data)
 
     def _sequence(self, x: Tensor) -> Tensor:
@@ -82,13 +83,13 @@ class Layer(Converted):
 
     def _may_mix(self, shape: tuple[int, ...]) -> bool:
         """Whether a state of another batch size is drawn from, which Sinabs's LIF does."""
-        return self.has_trailing_dimension(shape[1:])  # type: ignore[no-any-return]
+        return self.has_trailing_dimension(shape[1:])
 
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
 
 
-class LIF(Layer, sinabs.layers.LIF):  # type: ignore[misc]
+class LIF(Layer, sinabs.layers.LIF):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         keep = self.alpha_mem_calculated
         arguments = {**self._firing(), "store_v_seq": self.record_states}
@@ -127,33 +128,36 @@ class LIF(Layer, sinabs.layers.LIF):  # type: ignore[misc]
         return self._spike_surrogate
 
 
-class IAF(LIF, sinabs.layers.IAF):  # type: ignore[misc]
+class IAF(LIF, sinabs.layers.IAF):
     def _integrate(self, x_seq: Tensor, keep: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return functional.if_(x_seq, self.v_mem, **arguments)
 
 
-class ExpLeak(LIF, sinabs.layers.ExpLeak):  # type: ignore[misc]
+class ExpLeak(LIF, sinabs.layers.ExpLeak):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         tau = 1 / (1 - self.alpha_mem_calculated)
         v_seq, v = functional.li(x_seq, self.v_mem, tau=tau, decay_input=self.norm_input)
         return v_seq, {"v_mem": v_seq if self.record_states else v}
 
 
-class ALIF(Layer, sinabs.layers.ALIF):  # type: ignore[misc]
+class ALIF(Layer, sinabs.layers.ALIF):
     def _may_mix(self, shape: tuple[int, ...]) -> bool:
         return False
 
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         keep, keep_current, keep_b = self.alpha_mem_calculated, self.alpha_syn_calculated, self.alpha_adapt_calculated
         most, relative = most_spikes(self.spike_fn), isinstance(self.surrogate_grad_fn, activation.SingleExponential)
-        firing = {"v_reset": None, "max_spikes": most, "surrogate": spike_surrogate(self.surrogate_grad_fn, 1.0)}
+        firing: dict[str, Any] = {
+            "v_reset": None,
+            "max_spikes": most,
+            "surrogate": spike_surrogate(self.surrogate_grad_fn, 1.0),
+        }
         state = dict(self.named_buffers())
         spikes, states = [], []
+        share = 1 - keep if self.norm_input else 1.0
         for x in x_seq:
-            if keep_current is not None:
-                x = state["i_syn"] = keep_current * (state["i_syn"] + x)
-            x = (1 - keep) * x if self.norm_input else x
-            v = keep * state["v_mem"] + x
+            current = share * (x if keep_current is None else keep_current * (state["i_syn"] + x))
+            state["i_syn"], v = current, keep * state["v_mem"] + current
             threshold = self.b0 + self.adapt_scale * state["b"]
             fixed = threshold.detach()
             # A width relative to the threshold is one at a threshold of 1.
@@ -172,19 +176,19 @@ class ALIF(Layer, sinabs.layers.ALIF):  # type: ignore[misc]
         return torch.stack(spikes), {name: state[name] for name in kept}
 
 
-class LIFSqueeze(LIF, sinabs.layers.LIFSqueeze):  # type: ignore[misc]
+class LIFSqueeze(LIF, sinabs.layers.LIFSqueeze):
     pass
 
 
-class IAFSqueeze(IAF, sinabs.layers.IAFSqueeze):  # type: ignore[misc]
+class IAFSqueeze(IAF, sinabs.layers.IAFSqueeze):
     pass
 
 
-class ALIFSqueeze(ALIF, sinabs.layers.alif.ALIFSqueeze):  # type: ignore[misc]
+class ALIFSqueeze(ALIF, sinabs.layers.alif.ALIFSqueeze):
     pass
 
 
-class ExpLeakSqueeze(ExpLeak, sinabs.layers.ExpLeakSqueeze):  # type: ignore[misc]
+class ExpLeakSqueeze(ExpLeak, sinabs.layers.ExpLeakSqueeze):
     pass
 
 
@@ -199,8 +203,8 @@ NEAREST = {
 }
 
 
-def is_neuron(cls: type) -> bool:
-    return issubclass(cls, sinabs.layers.StatefulLayer)
+def is_neuron(kind: type) -> bool:
+    return issubclass(kind, sinabs.layers.StatefulLayer)
 
 
 def refusal(module: Any) -> str | None:
@@ -215,13 +219,16 @@ def refusal(module: Any) -> str | None:
         return None
     fn, threshold = module.reset_fn, module.spike_threshold
     if isinstance(fn, activation.MembraneReset):
-        why = None if fn.reset_value == 0 else "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
+        why = (
+            None if fn.reset_value == 0 else "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
+        )
     elif isinstance(fn, activation.MembraneSubtract):
         same = fn.subtract_value is None or bool((threshold == fn.subtract_value).all())
         why = None if same else "MembraneSubtract of another value than the threshold; nearest: subtract_value=None"
     else:
         why = f"its reset_fn {fn!r} is not one of Sinabs's"
-    if why is None and isinstance(module.surrogate_grad_fn, activation.SingleExponential):
-        if not bool((threshold == threshold.flatten()[0]).all()):
-            why = "SingleExponential is relative to thresholds that differ; nearest: Gaussian, or one threshold"
+    if isinstance(module.surrogate_grad_fn, activation.SingleExponential) and bool(
+        (threshold != threshold.max()).any()
+    ):
+        why = why or "SingleExponential is relative to thresholds that differ; nearest: Gaussian, or one threshold"
     return why

@@ -8,9 +8,10 @@ resets are written here, between the operator that charges and the one that spik
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import snntorch  # type: ignore[import-not-found]
+import snntorch
 import torch
 from torch import Tensor
 
@@ -20,11 +21,11 @@ from .._surrogate import Surrogate
 from .convert import Converted
 
 # The maker of a surrogate -> ours, from its arguments.
-SURROGATES = {
-    "atan": lambda alpha: surrogates.ATan(alpha),
-    "fast_sigmoid": lambda slope: surrogates.FastSigmoid(slope),
-    "sigmoid": lambda slope: surrogates.Sigmoid(slope),
-    "straight_through_estimator": lambda: surrogates.StraightThrough(),
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "atan": surrogates.ATan,
+    "fast_sigmoid": surrogates.FastSigmoid,
+    "sigmoid": surrogates.Sigmoid,
+    "straight_through_estimator": surrogates.StraightThrough,
 }
 # What decides in snnTorch: the method that __init__ has chosen.
 MECHANISMS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
@@ -39,7 +40,7 @@ def spike_surrogate(function: Any) -> Surrogate:
     maker = getattr(function, "__qualname__", type(function).__name__).partition(".")[0]
     if getattr(function, "__module__", "") != "snntorch.surrogate" or maker not in SURROGATES:
         raise ValueError(f"its surrogate function {maker} is not one of snnkern's")
-    return SURROGATES[maker](**inspect.getclosurevars(function).nonlocals)
+    return SURROGATES[maker](*inspect.getclosurevars(function).nonlocals.values())
 
 
 def _tau(keep: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class Neuron(Converted):
         return self._spike_surrogate
 
 
-class Leaky(Neuron, snntorch.Leaky):  # type: ignore[misc]
+class Leaky(Neuron, snntorch.Leaky):
     fused = ("subtract", "zero")
 
     def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,7 @@ class Leaky(Neuron, snntorch.Leaky):  # type: ignore[misc]
         return _leak(x, self.mem, _tau(self.beta))
 
 
-class Lapicque(Neuron, snntorch.Lapicque):  # type: ignore[misc]
+class Lapicque(Neuron, snntorch.Lapicque):
     def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
         circuit = {"resistance": self.R, "capacitance": self.C, "dt": self.time_step}
         circuit = {name: value.to(torch.float64) for name, value in circuit.items()}  # they may be whole numbers
@@ -136,7 +137,8 @@ class Lapicque(Neuron, snntorch.Lapicque):  # type: ignore[misc]
         return _leak(self.R * x, self.mem, self.R * self.C / self.time_step, decay_input=True)
 
 
-class Synaptic(Neuron, snntorch.Synaptic):  # type: ignore[misc]
+class Synaptic(Neuron, snntorch.Synaptic):
+    syn: Tensor
     names = ("syn", "mem")
 
     def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
@@ -149,9 +151,11 @@ class Synaptic(Neuron, snntorch.Synaptic):  # type: ignore[misc]
         return _leak(self.syn, self.mem, _tau(self.beta))
 
 
-class Alpha(Neuron, snntorch.Alpha):  # type: ignore[misc]
+class Alpha(Neuron, snntorch.Alpha):
     """Its potential is the scaled sum of two currents, and remembers nothing itself."""
 
+    syn_exc: Tensor
+    syn_inh: Tensor
     names = ("syn_exc", "syn_inh", "mem")
     fused = ()
 
@@ -167,21 +171,21 @@ class Alpha(Neuron, snntorch.Alpha):  # type: ignore[misc]
         return h + reset * before if mechanism == "subtract" else h - reset * h
 
 
-class Recurrent:
+class Recurrent(Neuron):
     """Its own spikes come back through a layer."""
 
     def _step(self, x: Tensor, mechanism: str) -> Tensor:
-        self.spk: Tensor = super()._step(x + self.recurrent(self.spk), mechanism)  # type: ignore[misc]
+        self.spk: Tensor = super()._step(x + self.recurrent(self.spk), mechanism)
         return self.spk
 
 
-class RLeaky(Recurrent, Neuron, snntorch.RLeaky):  # type: ignore[misc]
+class RLeaky(Recurrent, snntorch.RLeaky):
     names = ("spk", "mem")
     _fused = Leaky._fused
     _potential = Leaky._potential
 
 
-class RSynaptic(Recurrent, Neuron, snntorch.RSynaptic):  # type: ignore[misc]
+class RSynaptic(Recurrent, snntorch.RSynaptic):
     names = ("spk", "syn", "mem")
     _fused = Synaptic._fused
     _potential = Synaptic._potential
@@ -199,10 +203,10 @@ NEAREST = {
 }
 
 
-def is_neuron(cls: type) -> bool:
-    if cls.__name__ == "RecurrentOneToOne":  # a layer
+def is_neuron(kind: type) -> bool:
+    if kind.__name__ == "RecurrentOneToOne":  # a layer
         return False
-    return any(base.__module__.startswith("snntorch._neurons") for base in cls.__mro__)
+    return any(base.__module__.startswith("snntorch._neurons") for base in kind.__mro__)
 
 
 def refusal(module: Any) -> str | None:

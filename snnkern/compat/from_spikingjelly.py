@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from spikingjelly.activation_based import neuron  # type: ignore[import-not-found]
+from spikingjelly.activation_based import neuron
 
 from .convert import Converted
 from .spikingjelly._fused import NODES, Fused, spike_surrogate
@@ -37,9 +36,9 @@ NEAREST = {
 }
 
 
-def is_neuron(cls: type) -> bool:
+def is_neuron(kind: type) -> bool:
     # Those of a user's own are derived from one of these.
-    return any(base.__module__.startswith("spikingjelly.activation_based.neuron") for base in cls.__mro__)
+    return any(base.__module__.startswith("spikingjelly.activation_based.neuron") for base in kind.__mro__)
 
 
 def refusal(module: Any) -> str | None:

@@ -82,7 +82,9 @@ def spike_surrogate(function: Any) -> Surrogate:
     name = SURROGATES.get(cls.__name__, cls.__name__)
     ours = getattr(surrogates, name, None) if cls.__module__ in SURROGATE_MODULES else None
     if ours is None:
-        raise ValueError(f"its surrogate function {getattr(function, '__name__', cls.__name__)} is not one of snnkern's")
+        raise ValueError(
+            f"its surrogate function {getattr(function, '__name__', cls.__name__)} is not one of snnkern's"
+        )
     values = {f.name: getattr(function, f.name) for f in fields(ours)}
     return ours(**values)  # type: ignore[no-any-return]
 
@@ -97,6 +99,9 @@ class Fused:
     """The steps of a neuron: its attributes are read at every call, since SpikingJelly's users change them."""
 
     fused: ClassVar[Node]
+    surrogate_function: Any
+    _memories_rv: dict[str, Any]
+    v_seq: Any
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         return self._run(x.unsqueeze(0), several=False).squeeze(0)
@@ -119,7 +124,7 @@ class Fused:
         for name, value in zip(states.values(), values, strict=True):
             setattr(self, name, value)
         if stores:
-            before = None if several else self.v_seq
+            before: Any = None if several else self.v_seq
             kept = before is not None and before.shape[1:] == sequences[0].shape[1:]
             self.v_seq = torch.cat((before, sequences[0])) if kept else sequences[0]
         if several and stores_all:
