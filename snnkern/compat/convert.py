@@ -67,9 +67,17 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
     Raises:
         ValueError: neurons that cannot be converted: which, why, and what comes close. The network is as it was.
 
-    Example::
-
-        net = snnkern.convert(net)
+    Example:
+        >>> from spikingjelly.activation_based import layer, neuron  # doctest: +SKIP
+        >>> net = torch.nn.Sequential(layer.Linear(8, 4), neuron.IFNode(v_reset=None))  # doctest: +SKIP
+        >>> snnkern.convert(net)  # doctest: +SKIP
+        Sequential(
+          (0): Linear(in_features=8, out_features=4, bias=True)
+          (1): snnkern.IFNode(
+            v_threshold=1.0, v_reset=None, detach_reset=False, step_mode=s
+            (surrogate_function): Sigmoid(alpha=4.0, spiking=True)
+          )
+        )
     """
     if not isinstance(net, torch.nn.Module):
         raise TypeError(f"snnkern.convert: net must be a torch.nn.Module, got {type(net).__name__}")
