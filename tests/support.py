@@ -8,8 +8,10 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -285,3 +287,28 @@ def evaluate(e: Expr, scope: dict[str, float], gradient: Callable[[float], float
         return args[1] if args[0] else args[2]
     assert e.op == "detach"
     return args[0]
+
+
+def library(name: str) -> Any:
+    """A library's module, or a skip that says which library is missing."""
+    distribution = name.partition(".")[0]
+    try:
+        found = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{distribution} is not installed (pip install .[peers])")
+    if distribution == "spikingjelly" and not found.startswith("2."):
+        pytest.skip(f"spikingjelly {found} is installed, but the tests are beside its version 2 (pip install .[peers])")
+    return pytest.importorskip(name, reason=f"{distribution} is installed, but {name} cannot be imported")
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """For other libraries: snnTorch and Sinabs make their spikes with .float(), and all of them constants of the default dtype."""
+    before = torch.get_default_dtype()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
