@@ -8,7 +8,7 @@ A neuron charges, fires and resets at each step t; v_v_seq holds the potential b
     v_v_seq[t + dt] = h_seq[t] - spike_seq[t] * v_th                  (soft reset)
 
 The equations and their derivatives come from `neurons`. A neuron of your own overrides `neuronal_charge`,
-`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `neurons.Neuron` as `neuron`, and all three follow.
+`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `Neuron` as `neuron`, and all three follow.
 
 dtype 'float' works on torch.float tensors. 'half2' works on torch.half tensors, two at a time, and each operation rounds to
 half, except that parameters stay float: what they meet is computed in float and rounded once. (torch.ops.snnkern and
@@ -28,13 +28,14 @@ from torch.autograd.function import once_differentiable
 from ..codegen.graph import expr
 from ..codegen.graph.expr import Expr, lift, topological, var
 from ..codegen.specification import neurons
+from ..codegen.specification.base import Flag, Float, Neuron, Step
 from . import base, cfunction
 
 
 def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr) -> Expr:
     """The potential after the spike, by the equations of Neuron."""
-    v: Expr = neurons.Neuron.fire_reset(
-        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), neurons.Step(expr.spike, expr.select, reset)
+    v: Expr = Neuron.fire_reset(
+        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), Step(expr.spike, expr.select, reset)
     )
     return v
 
@@ -102,7 +103,7 @@ class _NeuronKernel(base.CKernel2D):
         scalars: the names of parameters that are float, also in half2 code
     """
 
-    neuron: ClassVar[type[neurons.Neuron] | None] = None
+    neuron: ClassVar[type[Neuron] | None] = None
     """The equations; without them a subclass overrides the methods that make code from them."""
 
     def __init__(self, hard_reset: bool, dtype: str, reverse: bool) -> None:
@@ -142,8 +143,8 @@ class _NeuronKernel(base.CKernel2D):
             self.add_scalar(name)
 
     @classmethod
-    def _flags(cls) -> list[neurons.Flag]:
-        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, neurons.Flag)]
+    def _flags(cls) -> list[Flag]:
+        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, Flag)]
 
     @classmethod
     def _learned(cls) -> list[str]:
@@ -153,7 +154,7 @@ class _NeuronKernel(base.CKernel2D):
     def _own(cls) -> list[str]:
         """The neuron's own numbers, as the equations name them."""
         given = cls.neuron.parameters if cls.neuron else ()
-        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, neurons.Float))]
+        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, Float))]
 
     def _charge(self, at: str, method: str) -> tuple[Expr, Expr, Expr]:
         """(x, v, h) on symbols, at an index of the sequences."""
