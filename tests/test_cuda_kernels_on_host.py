@@ -344,6 +344,7 @@ def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
         "StoreSeq": lambda _: case.store_seq,
         "Spiking": lambda _: case.spiking,
         "Tensor": inputs.tensors.get,
+        "SurrogateTensor": lambda _: None,
     }
     return [values[argument.kind](argument.name) for argument in schema_of(case.neuron)]
 
