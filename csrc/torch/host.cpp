@@ -312,36 +312,63 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
 
 // ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree ---------------------------------
 
-// Whether x can be worked on in its storage order: dense, time outermost.
-bool is_time_major(const Tensor& x) {
-  if (!x.is_non_overlapping_and_dense()) return false;
+// Whether dimension d of a dense x lies outside time: x is in storage order [outer, T, inner], as with the batch first.
+bool is_outer(const Tensor& x, int64_t d) {
   const auto sizes = x.sym_sizes(), strides = x.sym_strides();
-  if (TORCH_GUARD_OR_FALSE(sizes[0].sym_eq(1))) return true;
-  for (size_t d = 1; d < sizes.size(); ++d) {
-    if (TORCH_GUARD_OR_FALSE(sizes[d].sym_ne(1)) && !TORCH_GUARD_OR_FALSE(strides[0].sym_ge(strides[d]))) return false;
-  }
+  return TORCH_GUARD_OR_FALSE(sizes[d].sym_ne(1)) && !TORCH_GUARD_OR_FALSE(strides[0].sym_ge(strides[d]));
+}
+
+// How many neurons lie side by side in a step of a dense x.
+c10::SymInt inner_size(const Tensor& x) {
+  const bool one_step = TORCH_GUARD_OR_FALSE(x.sym_size(0).sym_eq(1));
+  c10::SymInt inner = 1;
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (one_step || !is_outer(x, d)) inner = inner * x.sym_size(d);
+  return inner;
+}
+
+bool is_time_major(const Tensor& x) {
+  if (TORCH_GUARD_OR_FALSE(x.sym_size(0).sym_eq(1))) return true;
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (is_outer(x, d)) return false;
   return true;
 }
 
-Tensor time_major(const Tensor& x) { return is_time_major(x) ? x : x.contiguous(); }
+// x as kernels work on it: itself where it is dense, unless the neurons of a step lie in pieces of less than a cache
+// line. Those are quicker to copy.
+Tensor workable(const Tensor& x) {
+  if (!x.is_non_overlapping_and_dense()) return x.contiguous();
+  if (is_time_major(x)) return x;
+  const c10::SymInt bytes = inner_size(x) * static_cast<int64_t>(x.element_size());
+  return TORCH_GUARD_OR_FALSE(bytes.sym_ge(64)) ? x : x.contiguous();
+}
 
 // A tensor of the shape and layout of x, or of one step of it.
 enum Extent { kSequence, kStep };
+
+c10::SymDimVector strides_of(const Tensor& x, Extent extent) {
+  c10::SymDimVector strides(x.sym_strides().slice(extent == kStep ? 1 : 0));
+  if (extent == kStep && !is_time_major(x)) {
+    for (int64_t d = 1; d < x.dim(); ++d)
+      if (is_outer(x, d)) strides[d - 1] = strides[d - 1] / x.sym_size(0);
+  }
+  return strides;
+}
+
 Tensor empty(const Tensor& x, Extent extent, at::ScalarType type) {
-  const size_t skip = extent == kStep ? 1 : 0;
-  return at::empty_strided_symint(x.sym_sizes().slice(skip), x.sym_strides().slice(skip), x.options().dtype(type));
+  return at::empty_strided_symint(x.sym_sizes().slice(extent == kStep ? 1 : 0), strides_of(x, extent),
+                                  x.options().dtype(type));
 }
 
 // [checkpoint_count(T) * states, N, ...], each step laid out as a step of x.
 struct CheckpointLayout {
   c10::SymDimVector sizes, strides;
   bool is_contiguous;
-  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x)
-      : sizes(x.sym_sizes()), strides(x.sym_strides()), is_contiguous(x.is_contiguous()) {
+  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x) : sizes(x.sym_sizes()), is_contiguous(x.is_contiguous()) {
     sizes[0] = (sizes[0] - 1) / c10::SymInt(kCheckpointPeriod) * neuron.states;
-    // The stride of time is the extent of a step; x's own says the same, unless T = 1 leaves it free.
-    strides[0] = 1;
+    strides.push_back(1);  // the extent of a step
     for (size_t d = 1; d < sizes.size(); ++d) strides[0] = strides[0] * sizes[d];
+    for (const c10::SymInt& stride : strides_of(x, kStep)) strides.push_back(stride);
   }
   Tensor empty(const Tensor& x) const {
     const auto options = x.options().dtype(state_type(x));
@@ -355,8 +382,8 @@ struct CheckpointLayout {
 
 // `t` with the layout of x, or of a step, and the given type: itself if it is so already. Undefined stays undefined.
 Tensor laid_out(const Tensor& t, const Tensor& x, Extent extent, at::ScalarType type) {
-  const auto strides = x.sym_strides().slice(extent == kStep ? 1 : 0);
-  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == strides)) return t;
+  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == c10::SymIntArrayRef(strides_of(x, extent))))
+    return t;
   return empty(x, extent, type).copy_(t);
 }
 
@@ -445,6 +472,7 @@ void prepare(Call& call, const Tensor& x) {
   KernelArgs& args = call.args;
   args.T = x.size(0);
   args.N = x.numel() / args.T;
+  args.inner = inner_size(x).expect_int();
   args.x = x.const_data_ptr();
   for (size_t k = 0; k < call.init.size(); ++k) {
     call.init[k] = laid_out(call.init[k], x, kStep, state_type(x));
@@ -459,7 +487,7 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   Call call = read(neuron, "_forward", arguments(neuron, stack, neuron.argument_count));
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x);
+  const Tensor x = workable(call.x);
   const at::ScalarType type = state_type(x);
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   c10::SmallVector<Tensor, kMaxStates> states;
@@ -496,7 +524,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   torch::jit::drop(stack, count);
 
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x);
+  const Tensor x = workable(call.x);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
     check_tensor(call, neuron.grad_output, grad_spikes);
