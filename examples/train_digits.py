@@ -1,6 +1,6 @@
 """From an equation to a trained network: a convolutional spiking network learns to read handwritten digits.
 
-The neuron is three lines (codegen/neurons.py states them once, and the kernels are made from there):
+The neuron is three lines (codegen/specification/neurons.py states them once, and the kernels are made from there):
 
     h = v + (x - v) / tau              the membrane leaks, and the input charges it
     s = 1 if h >= v_threshold else 0   it fires
