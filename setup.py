@@ -32,7 +32,7 @@ from codegen.emit.kernels import Selection, files  # noqa: E402
 
 SELECTION = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
 LIBRARY = "snnkern.lib.libsnnkern"
-DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
+DEFAULT_ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0")
 
 
 def find_nvcc() -> "Path | None":

@@ -22,7 +22,7 @@ author = "the snnkern authors"
 release = version = snnkern.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated/neurons/list.md", "generated/surrogates.md"]  # these two are parts of pages
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -34,7 +34,7 @@ napoleon_use_ivar = True
 html_theme = "pydata_sphinx_theme"
 html_title = f"snnkern {release}"
 html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc"]}
-html_sidebars = {"*": [], "generated/surrogates": []}  # pages that have none below them
+html_sidebars = {"*": []}  # pages that have none below them
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -158,9 +158,9 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
         page = made[f"neurons/{n.name}.md"]
         shown = [n.source, f"snnkern.nn.{n.module}`", f"{n.name}.svg", *(s.doc for s in n.states)]
         assert all(text in page for text in (*shown, *(p.doc for p in n.all_parameters())))
-        assert n.name in made["neurons/index.md"]
+        assert n.name in made["neurons/list.md"]
     for s in SURROGATES:
-        section = made["surrogates.md"].split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
+        section = ("\n" + made["surrogates.md"]).split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
         assert all(text in section for text in (s.name, s.source, *(p.doc for p in s.parameters)))
 
 
