@@ -18,8 +18,16 @@ from .codegen.specification.surrogates import Surrogate as Equations
 class Surrogate:
     """What stands for the derivative of a spike in back-propagation.
 
-    spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
-    forward and backward, for surrogates that have one.
+    Args:
+        spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
+            forward and backward, for surrogates that have one
+
+    Example:
+        >>> smooth = snnkern.surrogate.Sigmoid(alpha=2.0, spiking=False)
+        >>> smooth.primitive(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+        >>> isinstance(smooth, snnkern.surrogate.Surrogate)
+        True
     """
 
     spiking: bool = field(default=True, kw_only=True)
