@@ -189,7 +189,7 @@ class _Half2Printer(Printer):
         else:
             condition, a, b = e.args
         p, q = condition.args
-        if (a, b) == (lift(1), lift(0)) and "float" not in (self._kind(p), self._kind(q)):
+        if a is lift(1) and b is lift(0) and "float" not in (self._kind(p), self._kind(q)):
             return f"{_HALF2_COMPARISONS[condition.op]}({self._text(p)}, {self._text(q)})"
         lanes = [
             f"{self._lane(p, lane)} {condition.op} {self._lane(q, lane)}"

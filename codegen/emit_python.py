@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Neuron, Range, State
+from .neurons import DETACH_RESET, NEURONS, Flag, Float, Neuron, Range, State
 from .surrogates import SURROGATES
 
 HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
@@ -275,7 +275,8 @@ def _module_signature(
         out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + limits))
     if neuron.has_surrogate:  # before detach_reset
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
-        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+        place = len(out) - (neuron.firing[-1].name == DETACH_RESET.name)
+        out.insert(place, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
     out.append(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")

@@ -209,10 +209,14 @@ class PiecewiseLeakyReLU(Surrogate):
         return where(x < -p.w, p.c * x + p.c * p.w, where(x > p.w, p.c * x - p.c * p.w + 1, inside))
 
 
+def _fraction(y: Any) -> Any:
+    """What a number has beyond a whole one."""
+    return where(y.abs() < WHOLE, y - y.floor(), 0.0)
+
+
 def _turns(x: Any, p: Any) -> Any:
     """The fraction of the period at x, so that the argument of a cosine stays small."""
-    y = x / p.T_period
-    return where(y.abs() < WHOLE, y - y.floor(), 0.0)
+    return _fraction(x / p.T_period)
 
 
 class SquarewaveFourierSeries(Surrogate):
@@ -392,6 +396,22 @@ class SingleExponential(Surrogate):
         return (-(x.abs() / p.grad_width)).exp() / p.grad_width
 
 
+class PeriodicExponential(Surrogate):
+    name = "periodic_exponential"
+    gradient_text = "scale e^(x/grad_width) for x < 0; else scale e^(-2 |x - period floor(x/period + 1/2)|/grad_width)"
+    parameters = (
+        Float("grad_width", 0.5, "width below the threshold; half of it is that above", POSITIVE),
+        Float("period", 1.0, "distance of the peaks above the threshold: v_threshold, for max_spikes", POSITIVE),
+        Float("scale", 1.0, "height", FINITE),
+    )
+    source = "Weidel and Sheik, 2021; Sinabs"
+
+    @staticmethod
+    def gradient(x: Any, p: Any) -> Any:
+        above = p.period * (2 * _fraction(x / p.period + 0.5) - 1).abs()
+        return p.scale * (-(where(x < 0, x.abs(), above) / p.grad_width)).exp()
+
+
 class StraightThrough(Surrogate):
     name = "straight_through"
     gradient_text = "1"
@@ -424,5 +444,6 @@ SURROGATES: tuple[type[Surrogate], ...] = (
     Gaussian,
     MultiGaussian,
     SingleExponential,
+    PeriodicExponential,
     StraightThrough,
 )

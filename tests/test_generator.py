@@ -13,10 +13,10 @@ import pytest
 
 from snnkern.codegen import emit, emit_python
 from snnkern.codegen.__main__ import differences, write
-from snnkern.codegen.expr import where
+from snnkern.codegen.expr import evaluate, where
 from snnkern.codegen.neurons import DETACH_RESET, Float, Neuron, Range, State
 
-from support import COMBINATIONS, evaluate
+from support import COMBINATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
