@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._surrogate import Surrogate
-from .codegen.neurons import Range
+from .codegen.specification.neurons import Range
 
 
 def check(module: str, name: str, value: Any, limits: Range) -> None:

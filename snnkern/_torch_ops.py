@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codegen.expr import SOFTPLUS_LINEAR, call, where
+from .codegen.graph.expr import SOFTPLUS_LINEAR, call, where
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "maximum": torch.maximum,

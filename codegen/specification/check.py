@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from . import expr, neurons
-from .expr import Expr, lift
+from ..graph import expr
+from ..graph.expr import Expr, lift
+from . import neurons
 from .neurons import CONVENTIONS, FIRING, V_THRESHOLD, Flag, Float, Learned, Neuron, State, Step
 from .surrogates import Surrogate
 
