@@ -239,7 +239,7 @@ def _check_names(neuron: type[Neuron]) -> None:
     weights = [t.weight for t in neuron.learned]
     _check_identifiers(neuron, [neuron.name, neuron.module, neuron.output, *weights], _PYTHON)
     _check_identifiers(
-        neuron, [*states, *names, *symbols, *flags, *learned], _CPP | _PYTHON | MODULE_ATTRIBUTES - {"T_destination"}
+        neuron, [*states, *names, *symbols, *flags, *learned], _CPP | _PYTHON | MODULE_ATTRIBUTES
     )
     _check_identifiers(neuron, [*symbols, *flags, *learned], _FIELDS)
     _check_identifiers(neuron, states, _STEP | {name for name in states if _TEMPORARY.fullmatch(name)})

@@ -209,14 +209,10 @@ class PiecewiseLeakyReLU(Surrogate):
         return where(x < -p.w, p.c * x + p.c * p.w, where(x > p.w, p.c * x - p.c * p.w + 1, inside))
 
 
-def _fraction(y: Any) -> Any:
-    """What a number has beyond a whole one."""
-    return where(y.abs() < WHOLE, y - y.floor(), 0.0)
-
-
 def _turns(x: Any, p: Any) -> Any:
     """The fraction of the period at x, so that the argument of a cosine stays small."""
-    return _fraction(x / p.T_period)
+    y = x / p.T_period
+    return where(y.abs() < WHOLE, y - y.floor(), 0.0)
 
 
 class SquarewaveFourierSeries(Surrogate):
@@ -408,7 +404,7 @@ class PeriodicExponential(Surrogate):
 
     @staticmethod
     def gradient(x: Any, p: Any) -> Any:
-        above = p.period * (2 * _fraction(x / p.period + 0.5) - 1).abs()
+        above = 2 * (x - p.period * (x / p.period + 0.5).floor()).abs()
         return p.scale * (-(where(x < 0, x.abs(), above) / p.grad_width)).exp()
 
 

@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ..codegen.graph.expr import Expr, Printer, lift, topological, var, where
+from ..codegen.graph.expr import FUNCTIONS, Expr, Printer, lift, topological, var, where
 from ..codegen.specification import surrogates
 
 # What the functions of a graph are called in CUDA, for float and for half2; None: half2 goes by way of float.
@@ -37,9 +37,13 @@ _CALLS: dict[str, tuple[str, str | None]] = {
     "cos": ("cosf", "h2cos"),
     "abs": ("fabsf", "__habs2"),
     "floor": ("floorf", "h2floor"),
+    "round": ("rintf", None),
+    "sqrt": ("sqrtf", None),
+    "tanh": ("tanhf", None),
     "atan": ("atanf", None),
     "erfc": ("erfcf", None),
     "pow": ("powf", None),
+    "power": ("powf", None),
     "min": ("fminf", "__hmin2"),
     "max": ("fmaxf", "__hmax2"),
 }
@@ -92,6 +96,8 @@ class _FloatPrinter(Printer):
             return f"{self._holds(e.args[0])} ? 1.0f : 0.0f", 0
         if e.op == "sigmoid":
             return self._operation(1 / (1 + (-e.args[0]).exp()))
+        if e.op == "power":
+            return f"{self._function(e.op)}({', '.join(self._text(a) for a in e.args)})", 9
         return super()._operation(e)
 
     def _holds(self, u: Expr) -> str:
@@ -218,6 +224,9 @@ def code(
     scalars: in half2 code, the variables that are float. known: nodes that the code around has in variables.
     """
     check_dtype(dtype)
+    for node in topological([e]):
+        if node.op in FUNCTIONS and node.op not in (*_CALLS, "sigmoid"):
+            raise ValueError(f"the equations use {node.op!r}, for which cfunction has no code: write it with where")
     prefix = f"{temporaries}__" if temporaries and y is not None else ""
     printer = _FloatPrinter(prefix) if dtype == "float" else _Half2Printer(prefix, scalars)
     printer.texts.update(known or {})
@@ -266,7 +275,8 @@ def wrap_return_codes(y: str | None, codes: str) -> str:
 
 def constant(y: str | None, x: float, dtype: str) -> str:
     """y = x, a number."""
-    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, float_literal(x))
+    literal = float_literal(x)  # also where it is not used: it says what is wrong with x
+    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, literal)
 
 
 def float2half2(y: str | None, x: str) -> str:
