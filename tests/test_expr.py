@@ -17,7 +17,6 @@ from snnkern.codegen.graph.expr import (
     Printer,
     backward,
     clamp,
-    evaluate,
     flag,
     lift,
     maximum,
@@ -33,6 +32,8 @@ from snnkern.codegen.graph.expr import (
     var,
     where,
 )
+
+from support import evaluate
 
 
 def derivative(e: Expr, name: str, scope: dict[str, float]) -> float:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from snnkern import surrogate
-from snnkern.codegen.emit import kernels
-from snnkern.codegen.graph.expr import backward, evaluate, smallest_cut, value, var
-from snnkern.codegen.specification.neurons import V_THRESHOLD, Float, Neuron, State, Step, blend
+from snnkern.codegen.emit.step import kinds, neuron_header, trace
+from snnkern.codegen.graph.evaluate import evaluate
+from snnkern.codegen.graph.expr import backward, smallest_cut, value, var
+from snnkern.codegen.specification.base import V_THRESHOLD, Float, Neuron, State, Step, blend
 from snnkern.codegen.specification.surrogates import ATan
 
 
@@ -75,10 +76,10 @@ INPUTS = [10.0, 40.0, -5.0, 80.0, 0.5, 20.0]
 
 def test_it_is_generated_in_less_than_a_second() -> None:
     start = time.process_time()
-    header = kernels.neuron_header(HodgkinHuxley)
+    header = neuron_header(HodgkinHuxley)
     assert time.process_time() - start < 1
     # One value is enough for each state: the tape holds no more than a step is computed from.
-    assert header.count("kTape = 5") == header.count("kTape =") == len(kernels.kinds(HodgkinHuxley))
+    assert header.count("kTape = 5") == header.count("kTape =") == len(kinds(HodgkinHuxley))
 
 
 def test_the_derived_bptt_is_the_derivative() -> None:
@@ -102,7 +103,7 @@ def test_the_derived_bptt_is_the_derivative() -> None:
     loss = loss + sum(weight * s for weight, s in zip((0.3, -2.0, 1.5, 0.7), states, strict=True))
     expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True), strict=True))
 
-    traced = kernels.trace(HodgkinHuxley, "soft", "smooth")
+    traced = trace(HodgkinHuxley, "soft", "smooth")
     incoming = [(traced.spike, var("gs")), *((e, var(f"g_{n}")) for n, e in zip(STATES, traced.new, strict=True))]
     inputs = [traced.x, *traced.old, *traced.floats]
     grads = value(backward(incoming, inputs))
@@ -111,16 +112,16 @@ def test_the_derived_bptt_is_the_derivative() -> None:
     from_tape = value(grads, {e: var(f"tape{i}") for i, e in enumerate(tape)})
     known = SimpleNamespace(alpha=0.05)
     functions = (
-        lambda u: evaluate(ATan.gradient(var("u"), known), {"u": u}),
-        lambda u: evaluate(ATan.primitive(var("u"), known), {"u": u}),
+        lambda u: evaluate([ATan.gradient(var("u"), known)], {"u": u})[0],
+        lambda u: evaluate([ATan.primitive(var("u"), known)], {"u": u})[0],
     )
     carried = dict(zip(STATES, (0.3, -2.0, 1.5, 0.7), strict=True))
     found = dict.fromkeys(SCOPE, 0.0)
     for t in reversed(range(len(INPUTS))):
         scope = {**SCOPE, **values[t], "x": INPUTS[t]}
-        noted = {f"tape{i}": evaluate(e, scope, *functions) for i, e in enumerate(tape)}
+        noted = {f"tape{i}": number for i, number in enumerate(evaluate(tape, scope, *functions))}
         scope = {**SCOPE, **noted, "gs": t + 1.0, **{f"g_{name}": g for name, g in carried.items()}}
-        gx, *rest = (evaluate(e, scope, *functions) for e in from_tape)
+        gx, *rest = evaluate(from_tape, scope, *functions)
         found[f"x{t}"] = gx
         carried = dict(zip(STATES, rest[:4], strict=True))
         for name, g in zip(SCOPE, rest[4:], strict=True):

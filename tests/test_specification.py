@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from snnkern import nn
-from snnkern.codegen.emit.kernels import neuron_header, surrogate_header
+from snnkern.codegen.emit.step import neuron_header, surrogate_header
 from snnkern.codegen.specification.check import LIMITS, MODULE_ATTRIBUTES, check_catalogue
 from snnkern.codegen.specification.neurons import (
     CONVENTIONS,

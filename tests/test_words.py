@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 import snnkern  # noqa: F401  teaches the equations to compute with tensors
-from snnkern.codegen.emit import kernels
+from snnkern.codegen.emit import step
 from snnkern.codegen.graph import expr
-from snnkern.codegen.graph.expr import backward, clamp, evaluate, maximum, minimum, softplus, var, where
-from snnkern.codegen.specification.neurons import Neuron, State
-from snnkern.codegen.specification.surrogates import Surrogate
+from snnkern.codegen.graph.expr import backward, clamp, maximum, minimum, softplus, var, where
+from snnkern.codegen.specification.base import Neuron, State, Surrogate
+
+from support import evaluate
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent / "csrc"
@@ -144,7 +145,7 @@ def check(word: str, found: list[Tensor], x: Tensor, y: Tensor) -> None:
 
 
 def test_every_function_is_here() -> None:
-    made = (kernels.trace(neuron(word), "soft", "") for word in WORDS)
+    made = (step.trace(neuron(word), "soft", "") for word in WORDS)
     assert {e.op for t in made for e in expr.topological([t.spike])} >= expr.FUNCTIONS.keys()
 
 
@@ -160,7 +161,7 @@ def test_on_tensors(word: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_on_symbols(word: str) -> None:
-    t = kernels.trace(neuron(word), "soft", "")
+    t = step.trace(neuron(word), "soft", "")
     gradients = backward([(t.spike, var("g"))], [t.x, *t.old])
     pairs = [(x, y) for x in (0.5, 0.3, 1.0, 1.7, 2.5, 21.0) for y in (0.5, -0.5, 1.0, 2.0)]
     if word not in ("log", "sqrt", "root", "power"):
@@ -175,7 +176,7 @@ def test_on_symbols(word: str) -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_whether_a_neuron_is_exact_follows(word: str) -> None:
-    assert kernels.is_exact(neuron(word)) == (word in EXACT)
+    assert step.is_exact(neuron(word)) == (word in EXACT)
 
 
 def surrogate(word: str) -> type[Surrogate]:
@@ -228,15 +229,15 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for part in CSRC.iterdir():  # laid out as in the repository
         if part.name != "generated":
             (folder / part.name).symlink_to(part)
-    headers = {f"neurons/{word}.h": kernels.neuron_header(neuron(word)) for word in WORDS}
-    headers |= {f"surrogates/{word}.h": kernels.surrogate_header(surrogate(word)) for word in WORDS}
+    headers = {f"neurons/{word}.h": step.neuron_header(neuron(word)) for word in WORDS}
+    headers |= {f"surrogates/{word}.h": step.surrogate_header(surrogate(word)) for word in WORDS}
     for path, text in headers.items():
         (folder / "generated" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "generated" / path).write_text(text)
     lines = ["#include <cuda_runtime.h>"] if request.param == "cuda" else []
     lines += [*(f'#include "generated/{path}"' for path in headers), "namespace snnkern {", DRIVER, 'extern "C" {']
     for word in WORDS:
-        struct = kernels.struct_name(neuron(word), "soft", "")
+        struct = step.struct_name(neuron(word), "soft", "")
         for dtype, real in (("f32", "float"), ("f64", "double")):
             pointers = ", ".join(f"{real}* {name}" for name in ("x", "v", "out", "gx", "gv"))
             lines.append(f"void step_{word}_{dtype}(int64_t n, {pointers}) {{ step<{struct}>(n, x, v, out, gx, gv); }}")

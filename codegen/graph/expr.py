@@ -339,10 +339,10 @@ def series(n: Any, term: Callable[[Any], Any]) -> Any:
         for i in range(2, int(n)):
             total = total + term(float(i))
         return total
-    return Expr("series", n, lift(term(_INDEX)))
+    return Expr("series", n, lift(term(INDEX)))
 
 
-_INDEX = var("R(i)")
+INDEX = var("R(i)")  # of a term of a series
 
 
 def topological(outputs: Iterable[Expr]) -> list[Expr]:
@@ -456,9 +456,16 @@ def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
     return done[e]
 
 
+def _divide(a: float, b: float) -> float:
+    """As IEEE has it: the branch that a choice leaves aside may divide by 0."""
+    if b:
+        return a / b
+    return math.nan if not a or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
+
+
 # What each operation computes of numbers.
 NUMBERS: dict[str, Callable[..., Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "neg": operator.neg,
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divide, "neg": operator.neg,
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
     "where": lambda condition, a, b: a if condition else b,
     "select": lambda s, a, b: a if s != 0 else b,
@@ -473,32 +480,6 @@ NUMBERS: dict[str, Callable[..., Any]] = {
     "minimum": lambda a, b: a if a < b or math.isnan(a) else b,
     "clamp": lambda a, low, high: NUMBERS["minimum"](NUMBERS["maximum"](a, low), high),
 }  # fmt: skip
-
-
-def evaluate(
-    e: Expr,
-    scope: Mapping[str, float],
-    gradient: Callable[[float], float] | None = None,
-    primitive: Callable[[float], float] | None = None,
-) -> float:
-    """What a traced expression computes of the numbers in `scope`, with a surrogate's gradient and primitive."""
-    functions = {**NUMBERS, "gradient": gradient, "primitive": primitive}
-    done: dict[Expr, float] = {}
-    for node in topological([e]):
-        if node.op == "const":
-            done[node] = node.value
-        elif node.op in ("var", "flag"):
-            done[node] = scope.get(node.value, math.nan) if node is _INDEX else scope[node.value]
-        elif node.op == "series":
-            n, term = node.args
-            done[node] = sum(
-                evaluate(term, {**scope, _INDEX.value: float(i)}, gradient, primitive) for i in range(1, int(done[n]))
-            )
-        else:
-            function = functions[node.op]
-            assert function is not None
-            done[node] = function(*(done[a] for a in node.args))
-    return float(done[e])
 
 
 class Printer:
@@ -614,7 +595,7 @@ class Printer:
         inner.count = 100 + self.count  # names of the loop body do not shadow those outside
         moving: dict[Expr, None] = {}  # what changes from term to term; the rest is computed before the loop
         for node in topological([term]):
-            if node is _INDEX or any(a in moving for a in node.args):
+            if node is INDEX or any(a in moving for a in node.args):
                 moving[node] = None
         for node in moving:
             for a in node.args:

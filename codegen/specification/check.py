@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ..graph import expr
+from ..graph.evaluate import evaluate
 from ..graph.expr import Expr, lift
-from . import neurons
-from .neurons import CONVENTIONS, FIRING, V_THRESHOLD, Flag, Float, Learned, Neuron, State, Step
-from .surrogates import Surrogate
+from . import base, neurons
+from .base import CONVENTIONS, FIRING, V_THRESHOLD, Flag, Float, Learned, Neuron, State, Step, Surrogate
 
 LIMITS = {"kMaxStates": 8, "kMaxParams": 24, "kMaxFlags": 8, "kMaxSurrogateParams": 4}
 """What KernelArgs has room for; the C++ compiler compares."""
@@ -238,9 +238,7 @@ def _check_names(neuron: type[Neuron]) -> None:
     names, symbols = [p.name for p in numbers], [p.symbol for p in numbers]
     weights = [t.weight for t in neuron.learned]
     _check_identifiers(neuron, [neuron.name, neuron.module, neuron.output, *weights], _PYTHON)
-    _check_identifiers(
-        neuron, [*states, *names, *symbols, *flags, *learned], _CPP | _PYTHON | MODULE_ATTRIBUTES
-    )
+    _check_identifiers(neuron, [*states, *names, *symbols, *flags, *learned], _CPP | _PYTHON | MODULE_ATTRIBUTES)
     _check_identifiers(neuron, [*symbols, *flags, *learned], _FIELDS)
     _check_identifiers(neuron, states, _STEP | {name for name in states if _TEMPORARY.fullmatch(name)})
     _check_unique(neuron, [*states, *(f"g_{s}" for s in states)])  # a step in C++
@@ -277,7 +275,7 @@ def _call(what: type, function: Callable[..., Any], *args: Any) -> Any:
     except Exception as error:
         # The innermost line of the class itself; of what it inherits from the catalogue only if there is no other.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in (expr.__file__, __file__)]
-        theirs = [f for f in frames if f.filename != neurons.__file__] or frames
+        theirs = [f for f in frames if f.filename not in (base.__file__, neurons.__file__)] or frames
         at = f", in line {theirs[-1].lineno} of {theirs[-1].filename}: {theirs[-1].line}" if theirs else ""
         raise ValueError(f"{what.__name__}: {error or type(error).__name__}{at}") from error
 
@@ -366,8 +364,8 @@ def _check_primitive(surrogate: type[Surrogate], traced: Mapping[str, Expr]) -> 
     step = 2.0**-17
     for x in (-2.719, -1.414, -0.577, -0.1416, 0.0917, 0.3679, 0.8333, 1.6181, 3.1416):
         try:
-            low, at, high = (expr.evaluate(traced["primitive"], {**scope, "x": x + d}) for d in (-step, 0.0, step))
-            gradient = expr.evaluate(traced["gradient"], {**scope, "x": x})
+            low, at, high = (evaluate([traced["primitive"]], {**scope, "x": x + d})[0] for d in (-step, 0.0, step))
+            (gradient,) = evaluate([traced["gradient"]], {**scope, "x": x})
         except (ArithmeticError, ValueError):
             continue  # beyond the range of double precision, or of a logarithm
         left, right = (at - low) / step, (high - at) / step
