@@ -18,53 +18,6 @@ from typing import Any, ClassVar, Union
 
 Value = Union["Expr", float, int]
 
-# What equations may call, each with the gradients in its arguments, given the gradient d of the node e = f(a, ...). They are
-# those of PyTorch, also where a derivative does not exist.
-FUNCTIONS: dict[str, Callable[..., tuple[Value, ...]]] = {
-    "exp": lambda d, e, a: (d * e,),
-    "log": lambda d, e, a: (d / a,),
-    "sigmoid": lambda d, e, a: (d * e * (1 - e),),
-    "tanh": lambda d, e, a: (d * (1 - e * e),),
-    "sqrt": lambda d, e, a: (d / (2 * e),),
-    "sin": lambda d, e, a: (d * a.cos(),),
-    "cos": lambda d, e, a: (-(d * a.sin()),),
-    "atan": lambda d, e, a: (d / (1 + a * a),),
-    "abs": lambda d, e, a: (where(a < 0, -d, where(a <= 0, 0.0, d)),),
-    "relu": lambda d, e, a: (where(a <= 0, 0.0, d),),
-    "floor": lambda d, e, a: (0.0,),
-    "round": lambda d, e, a: (0.0,),  # half to even
-    "erfc": lambda d, e, a: (d * ((-(a * a)).exp() * -1.1283791670955126),),  # -2 / sqrt(pi)
-    "softplus": lambda d, e, a: (where(a > SOFTPLUS_LINEAR, d, d * a.sigmoid()),),
-    "power": lambda d, e, a, c: (d * (c * a ** (c.value - 1)), 0.0),  # c is a constant
-    # Equal arguments share the gradient.
-    "maximum": lambda d, e, a, b: (
-        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
-        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
-    ),
-    "minimum": lambda d, e, a, b: (
-        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
-        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
-    ),
-    "clamp": lambda d, e, a, low, high: (
-        where(a >= low, where(a <= high, d, 0.0), 0.0),
-        where(a < low, where(low < high, d, 0.0), 0.0),
-        where(a > high, d, where(high < low, d, 0.0)),
-    ),
-}
-
-METHODS = tuple(f for f in FUNCTIONS if f not in ("softplus", "power", "maximum", "minimum", "clamp"))
-"""Those that are methods of an Expr, as of torch.Tensor; a power is written a ** c."""
-
-EXACT = ("abs", "floor", "maximum", "minimum", "clamp", "relu", "round")
-"""Those that give the same bits everywhere; libraries differ in the last bits of the others. Our sqrt is correctly rounded, as
-on every device, but in float64 PyTorch's is not always."""
-
-WORDS = ("where", "maximum", "minimum", "clamp", "softplus", "straight_through", "series")
-"""The functions of this module that equations may call."""
-
-SOFTPLUS_LINEAR = 20.0  # above this softplus(a) is a, as in PyTorch
-PRODUCTS = 8  # powers with whole exponents up to this are products
-
 COMPARISONS = ("<", "<=", ">", ">=")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3}
 
@@ -305,7 +258,7 @@ def _(kind: Expr, name: str, *args: Value) -> Expr:
 @call.register(int)
 @call.register(float)
 def _(kind: float, name: str, *args: float) -> float:
-    return NUMBERS[name](*args)
+    return float(NUMBERS[name](*args))
 
 
 def _call(name: str, *args: Any) -> Any:
@@ -343,6 +296,54 @@ def series(n: Any, term: Callable[[Any], Any]) -> Any:
 
 
 INDEX = var("R(i)")  # of a term of a series
+
+
+# What equations may call, each with the gradients in its arguments, given the gradient d of the node e = f(a, ...). They are
+# those of PyTorch, also where a derivative does not exist.
+FUNCTIONS: dict[str, Callable[..., tuple[Value, ...]]] = {
+    "exp": lambda d, e, a: (d * e,),
+    "log": lambda d, e, a: (d / a,),
+    "sigmoid": lambda d, e, a: (d * e * (1 - e),),
+    "tanh": lambda d, e, a: (d * (1 - e * e),),
+    "sqrt": lambda d, e, a: (d / (2 * e),),
+    "sin": lambda d, e, a: (d * a.cos(),),
+    "cos": lambda d, e, a: (-(d * a.sin()),),
+    "atan": lambda d, e, a: (d / (1 + a * a),),
+    "abs": lambda d, e, a: (where(a < 0, -d, where(a <= 0, 0.0, d)),),
+    "relu": lambda d, e, a: (where(a <= 0, 0.0, d),),
+    "floor": lambda d, e, a: (0.0,),
+    "round": lambda d, e, a: (0.0,),  # half to even
+    "erfc": lambda d, e, a: (d * ((-(a * a)).exp() * -1.1283791670955126),),  # -2 / sqrt(pi)
+    "softplus": lambda d, e, a: (where(a > SOFTPLUS_LINEAR, d, d * a.sigmoid()),),
+    "power": lambda d, e, a, c: (d * (c * a ** (c.value - 1)), 0.0),  # c is a constant
+    # Equal arguments share the gradient.
+    "maximum": lambda d, e, a, b: (
+        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
+        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
+    ),
+    "minimum": lambda d, e, a, b: (
+        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
+        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
+    ),
+    "clamp": lambda d, e, a, low, high: (
+        where(a >= low, where(a <= high, d, 0.0), 0.0),
+        where(a < low, where(low < high, d, 0.0), 0.0),
+        where(a > high, d, where(high < low, d, 0.0)),
+    ),
+}
+
+METHODS = tuple(f for f in FUNCTIONS if f not in ("softplus", "power", "maximum", "minimum", "clamp"))
+"""Those that are methods of an Expr, as of torch.Tensor; a power is written a ** c."""
+
+EXACT = ("abs", "floor", "maximum", "minimum", "clamp", "relu", "round")
+"""Those that give the same bits everywhere; libraries differ in the last bits of the others. Our sqrt is correctly rounded, as
+on every device, but in float64 PyTorch's is not always."""
+
+WORDS = ("where", "maximum", "minimum", "clamp", "softplus", "straight_through", "series")
+"""The functions of this module that equations may call."""
+
+SOFTPLUS_LINEAR = 20.0  # above this softplus(a) is a, as in PyTorch
+PRODUCTS = 8  # powers with whole exponents up to this are products
 
 
 def topological(outputs: Iterable[Expr]) -> list[Expr]:
