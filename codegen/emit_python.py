@@ -244,8 +244,8 @@ def nn_module() -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\n"
+        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
+        "from .._nn import MultiStep\nfrom .._states import state\nfrom .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
@@ -323,7 +323,7 @@ def _module(neuron: type[Neuron]) -> str:
             name = tensors[a.name]
             values.append(f"self._value(self.{name}_weight, self._{name}_transform, x_seq)")
         elif a.name.endswith("_init"):
-            values.append(f"self.{a.name.removesuffix('_init')}")
+            values.append(f"{a.name.removesuffix('_init')}_start")
         elif a.name in ("surrogate", "surrogate_params", "spiking"):
             values.append({"surrogate": "self._surrogate_name"}.get(a.name, f"self._{a.name}"))
         else:
@@ -334,7 +334,7 @@ def _module(neuron: type[Neuron]) -> str:
         f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
-    annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
+    annotations = "".join(f"    {key}: Optional[Tensor] = state()\n" for s in states for key in (s, f"{s}_seq"))
     annotations += "    _channels: Optional[int]\n"
     optional = [p.name for p in neuron.numbers() if p.none is not None]
     annotations += "".join(f"    {name}: Optional[float]\n" for name in optional)
@@ -342,7 +342,9 @@ def _module(neuron: type[Neuron]) -> str:
         annotations += "    _surrogate_params: List[float]\n"
     annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
     annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in adjustable)
-    check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
+    starts_from = "".join(
+        f"        {s}_start = self.{s}\n        self._check_state({s}_start, x_seq)\n" for s in states
+    )
     doc = [
         (neuron.__doc__ or "").strip(),
         "",
@@ -393,7 +395,11 @@ class {neuron.module}(MultiStep):
 {parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
-{check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
+        if torch.jit.is_scripting():
+            pass
+        elif isinstance(x_seq, Proxy):
+            return self._call_in(x_seq)  # type: ignore[no-any-return]
+{starts_from}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return {neuron.output}  # type: ignore[no-any-return]
@@ -405,9 +411,12 @@ class {neuron.module}(MultiStep):
     @torch.jit.export
     def detach(self) -> None:
         """Keeps the state and cuts its gradient: truncated back-propagation through time."""
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}'''
+        if torch.jit.is_scripting():
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
+            self._detach()
+'''
 
 
 def _detach(key: str) -> str:
     # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
-    return f"        {key} = self.{key}\n        if {key} is not None:\n            self.{key} = {key}.detach()\n"
+    return f"            {key} = self.{key}\n            if {key} is not None:\n                self.{key} = {key}.detach()\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor
 
+from ._states import check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
 from .codegen.neurons import Range
 
@@ -16,6 +19,21 @@ def check(module: str, name: str, value: Any, limits: Range) -> None:
     """An argument of a module must be a number within its limits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not limits.holds(value):
         raise ValueError(f"snnkern.nn.{module}: {name} must be {limits}, got {value!r}")
+
+
+def recorder() -> str:
+    """What records calls in a graph that has no place for a state, or nothing."""
+    # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
+    if torch.compiler._is_exporting_flag:
+        return "an exported program"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return "make_fx"
+    return ""
+
+
+recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it while it traces
 
 
 def _weight(value: Tensor, transform: str) -> Tensor:
@@ -40,9 +58,8 @@ class MultiStep(torch.nn.Module):
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
-        for state in self._state_names:
-            setattr(self, state, None)
-            setattr(self, f"{state}_seq", None)
+        for name in self._kept_names():
+            setattr(self, name, None)
 
     def _set_surrogate(self, surrogate: Surrogate) -> None:
         if not isinstance(surrogate, Surrogate):
@@ -119,27 +136,47 @@ class MultiStep(torch.nn.Module):
                 + str(list(x_seq.shape[1:]))
                 + ": call reset() before a batch of another shape"
             )
-        if state is not None and not self._keeps_state():
-            raise RuntimeError(
-                "an exported program cannot keep the state of this module: call reset() before torch.export"
-            )
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        else:  # TorchScript reads one branch only, and cannot read this one
+            if state is not None and recorder():
+                raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
+            if is_start_to_check() and not torch.compiler.is_compiling():
+                check_start(self, state)
 
     def _keeps_state(self) -> bool:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return True
-        else:  # TorchScript reads one branch only, and cannot read this one
-            # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
-            return not torch.compiler._is_exporting_flag
+        else:
+            if recorder() == "torch.jit.trace":
+                text = f"{type(self).__name__}: a trace keeps no state, each of its calls starts afresh"
+                warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit.TracerWarning, stacklevel=2)
+            return not recorder()
+
+    def _call_in(self, x_seq: torch.fx.Proxy) -> Any:
+        """What torch.fx records: a call of this module, which so keeps its state."""
+        owner = next(c for c in type(self).__mro__ if "forward" in c.__dict__)
+        tracer = x_seq.tracer
+        if self is getattr(tracer, "root", None) or "_state_names" not in owner.__dict__:
+            raise RuntimeError(
+                f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, with a tracer whose "
+                "is_leaf_module says yes to it"
+            )
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})  # type: ignore[attr-defined]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in self._state_names:
-            for key in (name, f"{name}_seq"):
-                state = getattr(self, key)
-                if state is not None:
-                    setattr(self, key, state.to(fn(state).device))
+        for key in self._kept_names():
+            state = getattr(self, key)
+            if state is not None:
+                setattr(self, key, state.to(fn(state).device))
         return self
+
+    @classmethod
+    def _kept_names(cls) -> list[str]:
+        """The names of the attributes for states."""
+        return [key for name in cls._state_names for key in (name, f"{name}_seq")]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, weight in self._parameters.items():
@@ -151,15 +188,20 @@ class MultiStep(torch.nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a pickle of the module has the values of the state, not the graph that made them.
         own = dict(self.__dict__)
-        for name in self._state_names:
-            for key in (name, f"{name}_seq"):
-                if own.get(key) is not None:
-                    own[key] = own[key].detach()
+        for key in self._kept_names():
+            if own.get(key) is not None:
+                own[key] = own[key].detach()
         return own
 
     def reset(self) -> None:
         """Forgets the state; each neuron has its own, which TorchScript can compile."""
         raise NotImplementedError
+
+    def _detach(self) -> None:
+        states = states_of(self)
+        for name in self._kept_names():
+            if states[name] is not None:
+                states[name] = states[name].detach()
 
     def extra_repr(self) -> str:
         values = {name: getattr(self, name) for name in self._shown}
