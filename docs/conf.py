@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
 import snnkern  # noqa: E402
-from snnkern.codegen import emit_docs  # noqa: E402
+from snnkern.codegen.emit.docs import pages  # noqa: E402
 
 import figures  # noqa: E402
 
@@ -46,7 +46,7 @@ def generate(app: Sphinx) -> None:
     """Makes docs/generated anew: the pages of neurons and surrogates, and their figures."""
     folder = DOCS / "generated"
     shutil.rmtree(folder, ignore_errors=True)
-    for path, text in emit_docs.pages().items():
+    for path, text in pages().items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     figures.draw(folder / "figures")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from ._states import check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
-from .codegen.neurons import Range
+from .codegen.specification.neurons import Range
 
 
 def check(module: str, name: str, value: Any, limits: Range) -> None:
@@ -22,18 +25,29 @@ def check(module: str, name: str, value: Any, limits: Range) -> None:
 
 
 def recorder() -> str:
-    """What records calls in a graph that has no place for a state, or nothing."""
+    """What records this call in a graph that has no place for a state, or nothing."""
+    global _traced
     # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
     if torch.compiler._is_exporting_flag:
         return "an exported program"
     if torch._C._get_tracing_state() is not None:
+        _traced = True
         return "torch.jit.trace"
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
         return "make_fx"
+    if _traced:  # torch.jit.trace then calls the module once more, to compare
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is _CHECK_OF_TRACE:
+                return "torch.jit.trace"
+            frame = frame.f_back
+        _traced = False
     return ""
 
 
 recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it while it traces
+_CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
+_traced = False
 
 
 def _weight(value: Tensor, transform: str) -> Tensor:
@@ -148,10 +162,11 @@ class MultiStep(torch.nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return True
         else:
-            if recorder() == "torch.jit.trace":
+            by = recorder()
+            if by == "torch.jit.trace":
                 text = f"{type(self).__name__}: a trace keeps no state, each of its calls starts afresh"
                 warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit.TracerWarning, stacklevel=2)
-            return not recorder()
+            return not by
 
     def _call_in(self, x_seq: torch.fx.Proxy) -> Any:
         """What torch.fx records: a call of this module, which so keeps its state."""
@@ -159,8 +174,8 @@ class MultiStep(torch.nn.Module):
         tracer = x_seq.tracer
         if self is getattr(tracer, "root", None) or "_state_names" not in owner.__dict__:
             raise RuntimeError(
-                f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, with a tracer whose "
-                "is_leaf_module says yes to it"
+                f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, as in "
+                "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
             )
         return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})  # type: ignore[attr-defined]
 

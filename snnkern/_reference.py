@@ -1,4 +1,4 @@
-"""The time loop of snnkern.reference: the equations of codegen/neurons.py called with tensors, step by step.
+"""The time loop of snnkern.reference: the equations of codegen/specification/neurons.py called with tensors, step by step.
 
 Every operation is PyTorch's own, so that autograd gives the gradients, of any order and in both modes.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._parameters import inverse
 from ._surrogate import Surrogate
-from .codegen.neurons import CONVENTIONS, NEURONS, Step, blend
+from .codegen.specification.neurons import CONVENTIONS, NEURONS, Step, blend
 
 _BY_NAME = {n.name: n for n in NEURONS}
 

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils.checkpoint
-from torch import Tensor
+from torch import Tensor, is_grad_enabled, is_inference_mode_enabled
 from torch._C import _current_graph_task_id as graph_task
 from torch._C import _is_fwd_grad_enabled as is_forward_ad_enabled
 from torch._C._autograd import _pop_saved_tensors_default_hooks as pop_hooks
@@ -64,7 +64,7 @@ def in_no_region() -> bool:
     if (
         top_hooks(True) is None
         and graph_task() == -1
-        and (torch.is_grad_enabled() or is_forward_ad_enabled() or torch.is_inference_mode_enabled())
+        and (is_grad_enabled() or is_forward_ad_enabled() or is_inference_mode_enabled())
     ):
         return True
     around = _open_regions()
@@ -217,7 +217,7 @@ def check_start(module: Any, state: Tensor | None) -> None:
             "call should start is not known: use torch.utils.checkpoint, or snnkern.functional with the states as arguments"
         )
     reentrant = [key for key in around.first if _is_reentrant(key)]
-    if state is None or not (reentrant or torch.is_grad_enabled()):
+    if state is None or not (reentrant or is_grad_enabled()):
         return
     maker = _made_in.get(state)
     if (reentrant and state.requires_grad) or (maker is not None and all(maker() is not key for key in reentrant)):

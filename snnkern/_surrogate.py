@@ -1,4 +1,4 @@
-"""The base of the surrogates in snnkern.surrogate. The equations stand in codegen/surrogates.py."""
+"""The base of the surrogates in snnkern.surrogate. The equations stand in codegen/specification/surrogates.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
-from .codegen.surrogates import SURROGATES
-from .codegen.surrogates import Surrogate as Equations
+from .codegen.specification.surrogates import SURROGATES
+from .codegen.specification.surrogates import Surrogate as Equations
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Surrogate:
         return self._evaluate(self.equations.primitive, x)
 
     def cuda_codes(self, y: str | None, x: str, dtype: str) -> str:
-        """Code for the gradient at x, as the kernels of snnkern.codegen.neuron_kernel call it; see snnkern.codegen.cfunction."""
-        from .codegen.cfunction import surrogate_backward
+        """Code for the gradient at x, as the kernels of snnkern.auto_cuda.neuron_kernel call it; see snnkern.auto_cuda.cfunction."""
+        from .auto_cuda.cfunction import surrogate_backward
 
         values = dict(zip((p.name for p in self.equations.parameters), self.params, strict=True))
         return surrogate_backward(self.equations, y, x, dtype, **values)

@@ -32,7 +32,7 @@ import torch
 Argument = int | tuple[str, float]
 """An address, for a pointer or a reference; or (float, int or half2, number), passed by value."""
 
-_HEADERS = Path(__file__).parent / "csrc"
+_HEADERS = Path(__file__).parent / "csrc" / "kernels"
 # As the library's own kernels are compiled (setup.py), and for the same reasons.
 _CXX_FLAGS = (
     "-std=c++17",

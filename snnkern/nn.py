@@ -5,8 +5,9 @@ import torch
 from ._generated.nn import *
 from ._generated.nn import __all__ as _generated
 from ._nn import MultiStep
+from ._per_step import PerStep
 
-__all__ = [*_generated, "MultiStep", "reset"]
+__all__ = [*_generated, "MultiStep", "PerStep", "reset"]
 
 
 def reset(net: torch.nn.Module) -> None:

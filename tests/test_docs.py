@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from snnkern.codegen.emit_docs import pages
-from snnkern.codegen.emit_python import step_equations
-from snnkern.codegen.formula import Equation, Node, latex, latex_step, read, read_equation
-from snnkern.codegen.neurons import NEURONS, RESETS, Float, Neuron, Step
-from snnkern.codegen.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit.docs import pages
+from snnkern.codegen.emit.python import step_equations
+from snnkern.codegen.graph.formula import Equation, Node, latex, latex_step, read, read_equation
+from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron, Step
+from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
 
 from support import SURROGATE_CLASSES, flag_settings, neuron_class
 

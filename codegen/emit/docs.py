@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .emit_python import function_name, module_arguments, step_equations
-from .formula import latex, latex_step
-from .neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
-from .surrogates import SURROGATES, Surrogate
+from ..graph.formula import latex, latex_step
+from ..specification.neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
+from ..specification.surrogates import SURROGATES, Surrogate
+from .python import function_name, module_arguments, step_equations
 
 
 def neuron_table() -> str:

@@ -2,7 +2,7 @@
 #pragma once
 #include <limits>
 
-#include "multistep.h"
+#include "../kernels/multistep.h"
 
 namespace snnkern {
 

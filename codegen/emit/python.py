@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Neuron, Range, State
-from .surrogates import SURROGATES
+from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
+from ..specification.surrogates import SURROGATES
+from .kernels import arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:
@@ -245,7 +245,8 @@ def nn_module() -> str:
     )
     text += (
         "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
-        "from .._nn import MultiStep\nfrom .._states import state\nfrom .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\n"
+        "from .._nn import MultiStep\nfrom .._states import state\nfrom .._surrogate import Surrogate\n"
+        "from ..codegen.specification.neurons import Range\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
