@@ -26,12 +26,11 @@ def check(module: str, name: str, value: Any, limits: Range) -> None:
 
 def recorder() -> str:
     """What records this call in a graph that has no place for a state, or nothing."""
-    global _traced
     # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
     if torch.compiler._is_exporting_flag:
         return "an exported program"
     if torch._C._get_tracing_state() is not None:
-        _traced = True
+        _traced.add(True)
         return "torch.jit.trace"
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
         return "make_fx"
@@ -41,13 +40,13 @@ def recorder() -> str:
             if frame.f_code is _CHECK_OF_TRACE:
                 return "torch.jit.trace"
             frame = frame.f_back
-        _traced = False
+        _traced.clear()
     return ""
 
 
 recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it while it traces
 _CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
-_traced = False
+_traced: set[bool] = set()  # not empty from a torch.jit.trace to the first call after it
 
 
 def _weight(value: Tensor, transform: str) -> Tensor:
@@ -142,6 +141,13 @@ class MultiStep(torch.nn.Module):
         return weight
 
     def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        else:  # TorchScript reads one branch only, and cannot read this one
+            if state is not None and recorder():
+                raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
+            if is_start_to_check() and not torch.compiler.is_compiling():
+                check_start(self, state)
         if state is not None and state.shape != x_seq.shape[1:]:
             raise RuntimeError(
                 "the kept state has shape "
@@ -150,13 +156,6 @@ class MultiStep(torch.nn.Module):
                 + str(list(x_seq.shape[1:]))
                 + ": call reset() before a batch of another shape"
             )
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            pass
-        else:  # TorchScript reads one branch only, and cannot read this one
-            if state is not None and recorder():
-                raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
-            if is_start_to_check() and not torch.compiler.is_compiling():
-                check_start(self, state)
 
     def _keeps_state(self) -> bool:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -165,10 +164,10 @@ class MultiStep(torch.nn.Module):
             by = recorder()
             if by == "torch.jit.trace":
                 text = f"{type(self).__name__}: a trace keeps no state, each of its calls starts afresh"
-                warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit.TracerWarning, stacklevel=2)
+                warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit._trace.TracerWarning, stacklevel=2)
             return not by
 
-    def _call_in(self, x_seq: torch.fx.Proxy) -> Any:
+    def _call_in(self, x_seq: Any) -> Any:
         """What torch.fx records: a call of this module, which so keeps its state."""
         owner = next(c for c in type(self).__mro__ if "forward" in c.__dict__)
         tracer = x_seq.tracer
@@ -177,7 +176,7 @@ class MultiStep(torch.nn.Module):
                 f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, as in "
                 "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
             )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})  # type: ignore[attr-defined]
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
@@ -207,6 +206,14 @@ class MultiStep(torch.nn.Module):
             if own.get(key) is not None:
                 own[key] = own[key].detach()
         return own
+
+    def _replicate_for_data_parallel(self) -> MultiStep:
+        # torch.nn.DataParallel makes its replicas anew for every call, and lets them go with their states.
+        if any(self.__dict__[key] is not None for key in self._kept_names()):
+            raise RuntimeError("torch.nn.DataParallel cannot keep the state of this module: call reset() before")
+        text = f"{type(self).__name__}: torch.nn.DataParallel keeps no state, each of its calls starts afresh"
+        warnings.warn(f"{text}; torch.nn.parallel.DistributedDataParallel keeps it", stacklevel=2)
+        return super()._replicate_for_data_parallel()  # type: ignore[no-any-return, no-untyped-call]
 
     def reset(self) -> None:
         """Forgets the state; each neuron has its own, which TorchScript can compile."""

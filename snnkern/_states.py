@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
+from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,21 +30,23 @@ from torch._C import _is_fwd_grad_enabled as is_forward_ad_enabled
 from torch._C._autograd import _pop_saved_tensors_default_hooks as pop_hooks
 from torch._C._autograd import _push_saved_tensors_default_hooks as push_hooks
 from torch._C._autograd import _top_saved_tensors_default_hooks as top_hooks
+from torch._compile import _disable_dynamo
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_FILE = torch.utils.checkpoint.__file__
 _FORWARD = torch.utils.checkpoint.CheckpointFunction.forward.__code__
 _BACKWARD = torch.utils.checkpoint.CheckpointFunction.backward.__code__
+_FILE = _FORWARD.co_filename
 _States = dict[str, Any]
+_OfModules = WeakKeyDictionary[Any, _States]
 
 
 class _Region:
     """What belongs to one checkpointed region."""
 
     def __init__(self) -> None:
-        self.start: WeakKeyDictionary[Any, _States] = WeakKeyDictionary()  # of each module, the states before the first run
+        self.start: _OfModules = WeakKeyDictionary()  # the states before the first run
         self.run: Any = None  # the recomputation to which `now` belongs
-        self.now: WeakKeyDictionary[Any, _States] = WeakKeyDictionary()  # of each module, the states within it
+        self.now: _OfModules = WeakKeyDictionary()  # the states within it
 
 
 class _Open(NamedTuple):
@@ -91,13 +94,13 @@ def _open_regions() -> _Open:
     first: list[Any] = []
     recomputed, run = None, None
     for pack, _ in hooks:  # innermost first
-        closure = inspect.getclosurevars(inspect.unwrap(pack)).nonlocals if _is_of_checkpoint(pack) else {}
+        closure = _closure(pack)
         if "frame" in closure:
             first.append(closure["frame"])
         elif "target_frame_ref" in closure:
             recomputed, run = closure["target_frame_ref"](), closure["gid"]
             break
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code
         if code is _FORWARD:
@@ -109,13 +112,17 @@ def _open_regions() -> _Open:
             break
         elif recomputed is not None and code.co_filename == _FILE and code.co_name == "recompute_fn":
             break
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return _Open(first, recomputed, run)
 
 
-def _is_of_checkpoint(hook: Any) -> bool:
-    code = getattr(inspect.unwrap(hook), "__code__", None)
-    return code is not None and code.co_filename == _FILE
+def _closure(hook: Any) -> dict[str, Any]:
+    """What a hook of torch.utils.checkpoint holds; nothing of any other."""
+    hook = inspect.unwrap(hook)
+    code = getattr(hook, "__code__", None)
+    if code is None or code.co_filename != _FILE:
+        return {}
+    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, hook.__closure__ or (), strict=True)}
 
 
 def _is_reentrant(region: Any) -> bool:
@@ -142,7 +149,7 @@ def _restored(name: str, noted: Any) -> Any:
     return value
 
 
-@torch._disable_dynamo  # where torch.compile traces in a region, it leaves the states to Python
+@_disable_dynamo  # where torch.compile traces in a region, it leaves the states to Python
 def in_checkpointed_region(module: Any) -> tuple[_States, _Open]:
     """The states of a module at this place, in the checkpointed regions around it."""
     around = _open_regions()
@@ -198,7 +205,7 @@ def state() -> Any:
     return State()
 
 
-@torch._disable_dynamo
+@_disable_dynamo
 def _assign(module: Any, name: str, value: Any) -> None:
     states, around = in_checkpointed_region(module)
     states[name] = value
@@ -207,7 +214,7 @@ def _assign(module: Any, name: str, value: Any) -> None:
         _made_in[value] = weakref.ref(reentrant[0])
 
 
-@torch._disable_dynamo
+@_disable_dynamo
 def check_start(module: Any, state: Tensor | None) -> None:
     """Raises where a call that starts from this state cannot have the gradients of a plain call."""
     around = _open_regions()
@@ -219,7 +226,7 @@ def check_start(module: Any, state: Tensor | None) -> None:
     reentrant = [key for key in around.first if _is_reentrant(key)]
     if state is None or not (reentrant or is_grad_enabled()):
         return
-    maker = _made_in.get(state)
+    maker = _made_in.get(state)  # type: ignore[no-untyped-call]
     if (reentrant and state.requires_grad) or (maker is not None and all(maker() is not key for key in reentrant)):
         raise RuntimeError(
             f"{_name(module)}: checkpoint(..., use_reentrant=True) has no gradient through a state that is kept from one "

@@ -350,7 +350,7 @@ def _module(neuron: type[Neuron]) -> str:
         (neuron.__doc__ or "").strip(),
         "",
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
-        "A program of torch.export keeps none: each of its calls starts afresh.",
+        "What torch.export, torch.jit.trace or make_fx record keeps none: each of its calls starts afresh.",
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
@@ -396,10 +396,10 @@ class {neuron.module}(MultiStep):
 {parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             pass
         elif isinstance(x_seq, Proxy):
-            return self._call_in(x_seq)  # type: ignore[no-any-return]
+            return self._call_in(x_seq)
 {starts_from}        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
@@ -412,7 +412,7 @@ class {neuron.module}(MultiStep):
     @torch.jit.export
     def detach(self) -> None:
         """Keeps the state and cuts its gradient: truncated back-propagation through time."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
 {"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
             self._detach()
 '''
