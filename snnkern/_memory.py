@@ -14,9 +14,7 @@ def keep_memory() -> None:
 
     By default, glibc gives large blocks back to the system as they are freed. Each large result then lies in new memory, which
     the system hands out and fills with zeros page by page as it is touched, and that takes longer than a neuron: LIF, forward
-    and backward, takes two to three times as long. Call this once, best before the first large tensor:
-
-        snnkern.keep_memory()
+    and backward, takes two to three times as long. Call this once, best before the first large tensor.
 
     It sets two parameters of glibc's malloc for the whole process, until it ends: no block gets a mapping of its own
     (M_MMAP_MAX), and the heap is never trimmed (M_TRIM_THRESHOLD). What it costs: the process keeps the most memory that it
@@ -26,6 +24,9 @@ def keep_memory() -> None:
 
     Raises:
         RuntimeError: the C library has no mallopt (it is not glibc), or refuses.
+
+    Example:
+        >>> snnkern.keep_memory()  # doctest: +SKIP
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

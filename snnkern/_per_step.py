@@ -50,12 +50,6 @@ class PerStep(torch.nn.Sequential):
     Convolutions, linear layers, normalisation, pooling and the like know no time. To them, T steps of N samples are T * N
     samples, which is also how BatchNorm takes its statistics: over all steps.
 
-        net = torch.nn.Sequential(
-            snnkern.nn.PerStep(torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8)),
-            snnkern.nn.LIF(),
-        )
-        spike_seq = net(torch.rand(4, 2, 1, 8, 8))  # [T, N, C, H, W]
-
     It is a torch.nn.Sequential, and its state_dict has the same keys. Nothing is copied where time is outermost in memory, as
     it is in what a neuron returns; else the input is copied once, and each step keeps its layout (channels_last).
 
@@ -67,6 +61,12 @@ class PerStep(torch.nn.Sequential):
     Raises:
         TypeError: a neuron, or another PerStep, among the layers; input or output that is not one tensor.
         ValueError: an input without T and N or with T = 0; layers that change the number of samples.
+
+    Example:
+        >>> layers = snnkern.nn.PerStep(torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> net = torch.nn.Sequential(layers, snnkern.nn.LIF())
+        >>> net(torch.rand(4, 2, 1, 8, 8)).shape  # [T, N, C, H, W]
+        torch.Size([4, 2, 8, 6, 6])
     """
 
     def __init__(self, *layers: Any, batch_first: bool = False) -> None:

@@ -187,7 +187,7 @@ def states_of(module: Any) -> _States:
 class State:
     """An attribute of a module for a state: for TorchScript, a plain one."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, module: Any, owner: type | None = None) -> Any:
@@ -200,11 +200,6 @@ class State:
             _assign(module, self.name, value)
 
 
-def state() -> Any:
-    """A `State` that type checkers take for what it holds."""
-    return State()
-
-
 @_disable_dynamo
 def _assign(module: Any, name: str, value: Any) -> None:
     states, around = in_checkpointed_region(module)
@@ -215,7 +210,7 @@ def _assign(module: Any, name: str, value: Any) -> None:
 
 
 @_disable_dynamo
-def check_start(module: Any, state: Tensor | None) -> None:
+def check_start(module: Any, state: Tensor | float | None) -> None:
     """Raises where a call that starts from this state cannot have the gradients of a plain call."""
     around = _open_regions()
     if graph_task() != -1 and around.recomputed is None:
@@ -224,7 +219,7 @@ def check_start(module: Any, state: Tensor | None) -> None:
             "call should start is not known: use torch.utils.checkpoint, or snnkern.functional with the states as arguments"
         )
     reentrant = [key for key in around.first if _is_reentrant(key)]
-    if state is None or not (reentrant or is_grad_enabled()):
+    if not isinstance(state, Tensor) or not (reentrant or is_grad_enabled()):
         return
     maker = _made_in.get(state)  # type: ignore[no-untyped-call]
     if (reentrant and state.requires_grad) or (maker is not None and all(maker() is not key for key in reentrant)):

@@ -10,16 +10,24 @@ import torch
 from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
+from .codegen.specification.base import Surrogate as Equations
 from .codegen.specification.surrogates import SURROGATES
-from .codegen.specification.surrogates import Surrogate as Equations
 
 
 @dataclass(frozen=True)
 class Surrogate:
     """What stands for the derivative of a spike in back-propagation.
 
-    spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
-    forward and backward, for surrogates that have one.
+    Args:
+        spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
+            forward and backward, for surrogates that have one
+
+    Example:
+        >>> smooth = snnkern.surrogate.Sigmoid(alpha=2.0, spiking=False)
+        >>> smooth.primitive(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+        >>> isinstance(smooth, snnkern.surrogate.Surrogate)
+        True
     """
 
     spiking: bool = field(default=True, kw_only=True)

@@ -19,16 +19,34 @@ Network = torch.nn.Module | Sequence[Any] | Mapping[Any, Any]
 
 
 def reset(net: Network) -> None:
-    """Forgets the state of every neuron in a network, so that its next call starts afresh.
+    """Forgets the state of every neuron in a network: the next call starts afresh.
 
-    It may be scripted, loaded, frozen, compiled or distributed, or a list, tuple or dict of networks.
+    Args:
+        net: any module, scripted, loaded, frozen, compiled or distributed; or a list, tuple or dict of such
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snnkern.nn.LIF())
+        >>> spike_seq = net(torch.rand(6, 2, 4))
+        >>> snnkern.nn.reset(net)
+        >>> net[1].v is None
+        True
     """
     for_each_neuron("reset", net, lambda state: None)
 
 
 def detach(net: Network) -> None:
-    """Keeps the state of every neuron in a network, as in `reset`, and cuts its gradient.
+    """Keeps the state of every neuron in a network and cuts its gradient: truncated back-propagation through time.
 
-    Called between the parts of a sequence, it truncates back-propagation through time to the last part.
+    Args:
+        net: as in `reset`
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snnkern.nn.LIF())
+        >>> first, then = torch.rand(6, 2, 4).chunk(2)
+        >>> spike_seq = net(first)
+        >>> snnkern.nn.detach(net)
+        >>> net[1].v.requires_grad
+        False
+        >>> net(then).sum().backward()
     """
     for_each_neuron("detach", net, torch.Tensor.detach)
