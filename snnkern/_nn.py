@@ -44,6 +44,7 @@ recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.c
 _CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
 _traced: set[bool] = set()  # not empty from a torch.jit.trace to the first call after it
 
+
 class MultiStep(torch.nn.Module):
     """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict.
 

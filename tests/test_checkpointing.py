@@ -263,6 +263,11 @@ def test_more_ways_to_checkpoint(device: str) -> None:
 
     check(train("lif", plain, device=device, prepare=composable), expected)
 
+    def from_a_number(net: torch.nn.Sequential) -> None:
+        net[1].v = 0.5
+
+    check(*(train("lif", call, device=device, prepare=from_a_number) for call in (checkpointed(False), plain)))
+
 
 @each_kind
 def test_checkpoint_under_autocast(use_reentrant: bool, device: str) -> None:

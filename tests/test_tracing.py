@@ -86,7 +86,8 @@ def test_a_fused_network_keeps_the_state(neuron: str) -> None:
 
 @each_neuron
 def test_a_trace_says_that_it_keeps_no_state(neuron: str, device: str) -> None:
-    net, x = network(neuron, device), noise((4, 3, 5), torch.float32, 0, device, 2.0)
+    options = {"learn_tau": True} if neuron == "lif" else {}
+    net, x = network(neuron, device, **options), noise((4, 3, 5), torch.float32, 0, device, 2.0)
     with pytest.warns(torch.jit.TracerWarning, match="a trace keeps no state, each of its calls starts afresh"):
         traced = torch.jit.trace(net, x)
     assert all(v is None for v in states(net))

@@ -253,7 +253,7 @@ def nn_module() -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
         "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
@@ -304,11 +304,12 @@ def _module(neuron: type[Neuron]) -> str:
         f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
     )
     annotations += "    _channels: Optional[int]\n"
+    tensors = ""
     for p in numbers:
         weight = starts[p.name].weight if p.name in starts else p.weight_key
-        keys = dict.fromkeys((p.value_key, weight, f"_{p.name}_now"))
+        tensors += "".join(f"        {key}: Optional[Tensor]\n" for key in dict.fromkeys((p.value_key, weight)))
         annotations += f"    _{p.name}: {'float' if p.none is None else 'Optional[float]'}\n"
-        annotations += "".join(f"    {key}: Optional[Tensor]\n" for key in keys)
+        annotations += f"    _{p.name}_now: Optional[Tensor]\n"
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
@@ -340,6 +341,8 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
     # For TorchScript, which reads these and not the assignments.
 {annotations}
+    if TYPE_CHECKING:  # TorchScript finds out: torch.jit.trace cannot compute with what may be None
+{tensors}
     def __init__(
         self,
 {parameters}    ) -> None:
