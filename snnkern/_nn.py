@@ -10,16 +10,17 @@ from torch import Tensor
 
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
-from .codegen.specification.neurons import NEURONS, Neuron
+from .codegen.specification.base import Neuron
+from .codegen.specification.neurons import NEURONS
 
 
 class MultiStep(torch.nn.Module):
     """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict.
 
     Example:
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snnkern.nn.LIF(), torch.nn.Linear(3, 1), snnkern.nn.LI())
-        >>> [type(m).__name__ for m in net.modules() if isinstance(m, snnkern.nn.MultiStep)]
-        ['LIF', 'LI']
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snnkern.nn.LIF())
+        >>> [isinstance(layer, snnkern.nn.MultiStep) for layer in net]
+        [False, True]
     """
 
     _state_names: tuple[str, ...] = ()

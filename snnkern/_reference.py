@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ._parameters import inverse
 from ._surrogate import Surrogate
-from .codegen.specification.neurons import CONVENTIONS, NEURONS, Step, blend
+from .codegen.specification.base import CONVENTIONS, Step, blend
+from .codegen.specification.neurons import NEURONS
 
 _BY_NAME = {n.name: n for n in NEURONS}
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
+from .codegen.specification.base import Surrogate as Equations
 from .codegen.specification.surrogates import SURROGATES
-from .codegen.specification.surrogates import Surrogate as Equations
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ._surrogate import Surrogate
-from .codegen.specification.neurons import Neuron, Range
+from .codegen.specification.base import Neuron, Range
 
 if TYPE_CHECKING:
     from ._nn import MultiStep

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, nn, reference, surrogate
-from snnkern.codegen.emit.kernels import Selection, is_exact
+from snnkern.codegen.emit.kernels import Selection
+from snnkern.codegen.emit.step import is_exact
 from snnkern.codegen.graph.expr import Expr
 from snnkern.codegen.specification.neurons import NEURONS, Neuron
 from snnkern.codegen.specification.surrogates import SURROGATES
@@ -89,10 +90,15 @@ def gradients(net: torch.nn.Module, x: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((out * noise(tuple(out.shape), out.dtype, 77, str(out.device))).sum(), leaves))
 
 
-def fresh_process(code: str, *arguments: str) -> str:
-    """What a new Python prints that runs this code: nothing is imported or loaded in it yet."""
+def run_fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A new Python that runs this code, in which nothing is imported or loaded yet."""
     command = [sys.executable, "-X", "faulthandler", "-c", code, *arguments]
-    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def fresh_process(code: str, *arguments: str) -> str:
+    """What a new Python prints that runs this code."""
+    out = run_fresh(code, *arguments)
     assert out.returncode == 0, f"exit status {out.returncode}\n{out.stdout}{out.stderr}"
     return out.stdout
 
