@@ -66,9 +66,13 @@ def uninstall() -> None:
     """Undoes install(): `import spikingjelly` finds what it found before.
 
     Example:
-        >>> snnkern.compat.spikingjelly.uninstall()
+        >>> import sys
         >>> snnkern.compat.spikingjelly.install()
+        >>> "spikingjelly.clock_driven" in sys.modules
+        True
         >>> snnkern.compat.spikingjelly.uninstall()
+        >>> "spikingjelly.clock_driven" in sys.modules
+        False
     """
     root = sys.modules.get(ROOT)
     for name, before in _attributes.items():
