@@ -488,9 +488,10 @@ def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
         if isinstance(value, bool):
             continue
         if isinstance(value, numbers.Integral):
-            if not -(2**31) <= value < 2**31:
+            number = int(value)
+            if not -(2**31) <= number < 2**31:
                 raise ValueError(f"{key} must be less than 2^31, as the kernel's indices are of type int, got {value}")
-            py_dict[key] = torch.tensor(int(value), dtype=torch.int32)
+            py_dict[key] = torch.tensor(number, dtype=torch.int32)
         elif isinstance(value, numbers.Real):
             py_dict[key] = torch.tensor(float(value), dtype=torch.float32)
 
@@ -652,7 +653,7 @@ def _check_pair(
 ) -> None:
     """Raises unless the backward kernel derives what the forward kernel computes, as far as they say it."""
     names = f"{forward.kernel_name} and {backward.kernel_name}"
-    equal = {"dtype": (forward.dtype, backward.dtype)}
+    equal: dict[str, tuple[Any, Any]] = {"dtype": (forward.dtype, backward.dtype)}
     if forward.neuron and backward.neuron:
         equal["charge"] = (forward.neuron.charge, backward.neuron.charge)
         if forward.neuron.charge == backward.neuron.charge:
