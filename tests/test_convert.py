@@ -463,6 +463,20 @@ def test_a_network_of_four_libraries() -> None:
     assert isinstance(snnkern.convert(converted), Mixed)  # there is nothing left to convert, and no complaint
 
 
+def test_snnkerns_own_reset_and_detach_work_too() -> None:
+    net = snnkern.convert(Mixed())
+    x = noise((T, N, C), torch.float64, 1)
+    first = net(x)
+    assert not torch.equal(net(x), first)
+    snnkern.nn.reset(net)
+    assert torch.equal(net(x), first)
+    assert net.jelly.v.requires_grad
+    assert net.leaky.mem.requires_grad
+    assert net.sinabs.v_mem.requires_grad
+    snnkern.nn.detach(net)
+    assert not any(state.requires_grad for state in (net.jelly.v, net.leaky.mem, net.sinabs.v_mem))
+
+
 def test_in_single_precision_the_spikes_are_the_same() -> None:
     """On eighths and a decay of a half, where no order of a sum changes it."""
     for kind in (torch.float32, torch.float16, torch.bfloat16):

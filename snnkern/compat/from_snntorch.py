@@ -63,6 +63,13 @@ class Neuron(Converted):
         if all(neuron is not self for neuron in snntorch.SpikingNeuron.instances):
             snntorch.SpikingNeuron.instances.append(self)
 
+    def _reset_states(self) -> None:
+        self.reset_mem()
+
+    def _detach_states(self) -> None:
+        for name in self.names:
+            setattr(self, name, getattr(self, name).detach())
+
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
         if len(states) > len(self.names) or not named.keys() <= set(self.names[len(states) :]):
             raise TypeError(f"{type(self).__name__} takes input_ and the states {', '.join(self.names)}")
