@@ -181,10 +181,19 @@ def test_spikingjellys_functions_work_on_a_converted_network() -> None:
     assert lif.v.grad_fn is None
 
 
+def test_a_single_neuron() -> None:
+    x = 2 * noise((T,), torch.float64, 0)
+    for mode, run in (("m", sequence), ("s", single_steps)):
+        assert_same(library("spikingjelly.activation_based.neuron").LIFNode(step_mode=mode), run, x)
+    snntorch = library("snntorch")
+    assert_same(snntorch.Leaky(0.5, init_hidden=True), single_steps, x)
+
+
 def test_attributes_may_change_afterwards() -> None:
     neuron = library("spikingjelly.activation_based.neuron")
     surrogate = library("spikingjelly.activation_based.surrogate")
-    net = step_net(neuron.LIFNode)
+    # Their default surrogate is one object for all neurons.
+    net = step_net(lambda: neuron.LIFNode(surrogate_function=surrogate.Sigmoid()))
     converted = snnkern.convert(net)
     for n in (net, converted):
         n[2].v_threshold, n[2].detach_reset, n[2].tau, n[2].v = 0.5, True, 4.0, 0.25
@@ -269,6 +278,11 @@ def test_hidden_states_of_snntorch_are_reset_by_its_own_function() -> None:
     converted = assert_same(net, run)
     with pytest.raises(TypeError, match="init_hidden"):
         converted[1](noise((N, 10), torch.float64, 1), torch.zeros(N, 10))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_membrane_of_snntorch_that_forgets_all_or_nothing(beta: float) -> None:
+    assert_same(Loop(*(library("snntorch").Leaky(beta) for _ in range(2))), sequence)
 
 
 @pytest.mark.parametrize("maker", ["atan", "fast_sigmoid", "sigmoid", "straight_through_estimator"])

@@ -112,6 +112,11 @@ class Fused(Foreign):
         return self._run(x_seq, several=True)
 
     def _run(self, x_seq: Tensor, several: bool) -> Tensor:
+        if x_seq.dim() == 1:  # a single neuron: the operators take neurons by the row
+            spikes = self._run(x_seq.unsqueeze(-1), several)
+            for name in self.fused.states.values():
+                setattr(self, name, getattr(self, name).squeeze(-1))
+            return spikes.squeeze(-1)
         states = self.fused.states
         arguments: dict[str, Any] = {f"{ours}_init": self._start(name, x_seq[0]) for ours, name in states.items()}
         for ours, value in self.fused.arguments.items():
