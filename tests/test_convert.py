@@ -348,6 +348,17 @@ def test_a_network_of_norse(name: str, kind: str, sizes: dict[str, int], method:
     assert_same(net, cell_steps if name.endswith("Cell") else with_state)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LIF", "LIFCell", "LIFBoxCell", "IAF", "LI", "LICell"])
+def test_the_types_of_norse(name: str, kind: torch.dtype) -> None:
+    net, x = getattr(library("norse.torch"), name)(), noise((T, N, C), kind, 1)
+    converted = snnkern.convert(net)
+    theirs, state = net(x)
+    ours, kept = converted(x)
+    assert ours.dtype == theirs.dtype
+    assert converted(x, kept)[0].dtype == net(x, state)[0].dtype
+
+
 def test_parameters_of_norse_are_learned() -> None:
     p = norse_parameters("lif", **RATES)
     learned = {name: nn.Parameter(getattr(p, name)) for name in RATES}

@@ -118,6 +118,8 @@ def _after(x_seq: Tensor, i: Tensor | None) -> Tensor:
 def _synaptic(
     x_seq: Tensor, v: Tensor, i: Tensor | None, m: Membrane, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if i is None:  # Norse begins with a current of float32, which makes that the type of the spikes
+        x_seq = x_seq.to(_state(x_seq))
     spikes, w, j = functional.cuba(
         m.d * _after(x_seq, i),
         m.above_leak(v, x_seq),
@@ -194,6 +196,8 @@ class LI(Neuron, norse.torch.LI):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
+        if state.i is None and self.several:  # as in _synaptic; the current of a cell begins in the type of x
+            x_seq = x_seq.to(_state(x_seq))
         current, _ = functional.li(_after(x_seq, state.i), tau=1 / m.e, decay_input=False)
         w = m.above_leak(state.v, x_seq)
         v_seq = functional.li(current, w, tau=1 / m.d)[0] + m.v_leak
