@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted
+from .convert import Converted, number
 
 
 def spike_surrogate(p: Any) -> Surrogate:
@@ -51,7 +51,7 @@ class Membrane(NamedTuple):
         # As Norse multiplies them, before they are rounded to the type of x.
         d, e = (dt * getattr(p, name, 1 / dt) for name in ("tau_mem_inv", "tau_syn_inv"))
         v_reset = None if getattr(p, "reset_method", None) is reset.reset_subtract else getattr(p, "v_reset", None)
-        return cls(*map(_number, (d, e, getattr(p, "v_leak", 0.0), getattr(p, "v_th", None), v_reset)))
+        return cls(*map(number, (d, e, getattr(p, "v_leak", 0.0), getattr(p, "v_th", None), v_reset)))
 
     def beside(self, x: Tensor) -> Membrane:
         """With its tensors on the device and of the type of the states of x."""
@@ -65,12 +65,6 @@ class Membrane(NamedTuple):
 def _state(x: Tensor) -> torch.dtype:
     """The type of the states of x."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _number(value: Any) -> Any:
-    """A scalar on the CPU that is not learned as a number, which costs an operator less than a tensor."""
-    free = isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.requires_grad
-    return value.item() if free else value
 
 
 class Neuron(Converted):

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted
+from .convert import Converted, number
 
 
 def spike_surrogate(function: Any, threshold: float) -> Surrogate:
@@ -119,11 +119,11 @@ class LIF(Layer, sinabs.layers.LIF):
     def _firing(self) -> dict[str, Any]:
         hard = isinstance(self.reset_fn, activation.MembraneReset)
         return {
-            "v_threshold": self.spike_threshold,
+            "v_threshold": number(self.spike_threshold),
             "v_reset": 0.0 if hard else None,
             "detach_reset": hard,
             "max_spikes": most_spikes(self.spike_fn),
-            "v_min": self.min_v_mem,
+            "v_min": number(self.min_v_mem),
             "surrogate": self._spike(),
         }
 
