@@ -38,7 +38,7 @@ _TEMPORARY = re.compile(r"[tm]\d+")
 _FIELDS = frozenset(("kCount", "load", "set", "value"))
 _SURROGATE_FIELDS = frozenset(("kByNumber", "P", "parameters", "x", "gradient", "primitive"))
 # Arguments that an operator has beside its neuron's.
-_OPERATOR = ("x_seq", "surrogate", "surrogate_params", "store_v_seq", "spiking")
+_OPERATOR = ("x_seq", "surrogate", "surrogate_params", "surrogate_params_tensor", "store_v_seq", "spiking")
 # Names that the Python of a function or a module uses.
 _PYTHON = frozenset(
     "self torch Tensor List Optional Union Range Surrogate MultiStep inverse multistep isinstance super".split()  # noqa: SIM905
