@@ -30,7 +30,10 @@ sys.path.insert(0, str(ROOT))  # a build back-end does not put the project's fol
 from codegen import emit  # noqa: E402
 from codegen.__main__ import generate  # noqa: E402
 
-SELECTION = emit.Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
+try:
+    SELECTION = emit.Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
+except ValueError as error:
+    raise SystemExit(str(error)) from error
 LIBRARY = "snnkern.lib.libsnnkern"
 DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
 
@@ -123,6 +126,8 @@ def extensions() -> list[Extension]:
         py_limited_api=True,  # keeps libtorch_python out: a C++ program can load this library
     )
     about = [*macros, ("SNNKERN_TORCH", torch.__version__)]
+    if only := os.environ.get("SNNKERN_ONLY"):
+        about.append(("SNNKERN_ONLY", only))
     if cuda:
         about += [
             ("SNNKERN_CUDA_VERSION", torch.version.cuda),

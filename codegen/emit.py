@@ -62,7 +62,13 @@ class Selection:
                 if name not in legal[kind]:
                     raise ValueError(f"SNNKERN_ONLY: unknown {kind} {name!r}; expected one of {', '.join(legal[kind])}")
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
-        return cls(*chosen)
+        selection = cls(*chosen)
+        if not selection.combinations():
+            raise ValueError(
+                f"SNNKERN_ONLY: {text!r} selects nothing: no neuron in it has such a surrogate and reset; "
+                "python -m codegen --list prints every combination"
+            )
+        return selection
 
     def of(self, neuron: type[Neuron]) -> Selection:
         """What is built of one neuron: only surrogates and resets that it can have."""
@@ -112,11 +118,12 @@ class Argument:
     kind: str  # enum class Kind of csrc/spec.h
     name: str
     schema: str
-    range: Range = FINITE
+    range: Range = FINITE  # of the parameter as users give it, before `inverse`
     inverse: bool = False
     none: float = 0.0  # what None stands for
     is_convention: bool = False
     usual: float = 0.0  # of a convention: the value that needs no general pass
+    parameter: str = ""  # of a tensor: the number whose place it takes
 
 
 def _number(value: float | None) -> str:
@@ -135,7 +142,10 @@ def _argument(p: Parameter, is_convention: bool = False) -> Argument:
 
 def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
     name = f"{p.symbol}_tensor"
-    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
+    inverse = p.inverse is not None
+    return Argument(
+        "Tensor", name, f"Tensor? {name}=None", p.range, inverse, is_convention=is_convention, parameter=p.name
+    )
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -184,7 +194,8 @@ def _double(value: float) -> str:
 
 
 def _range_text(r: Range) -> str:
-    return f'{{{_double(r.low)}, {_double(r.high)}, {_bool(r.low_open)}, {_bool(r.integer)}, "{r}"}}'
+    switches = ", ".join(map(_bool, (r.low_open, r.integer, r.infinite)))
+    return f'{{{_double(r.low)}, {_double(r.high)}, {switches}, "{r}"}}'
 
 
 def _bool(value: bool) -> str:
@@ -198,7 +209,7 @@ def registry() -> str:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
             rest = ", ".join((_bool(a.inverse), _double(a.none), _bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
         lines.append("};")
         starts = ", ".join(str(_float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
@@ -287,8 +298,14 @@ def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
     names: dict[Expr, str] = {}
 
     smooth = kind == "smooth"
+    # A lean pass, which has the numbers that networks are trained with, spends nothing on an infinite one.
     step = Step(
-        expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, kind == "general", names
+        expr.primitive if smooth else expr.spike,
+        blend if smooth else expr.select,
+        reset,
+        general=kind == "general",
+        infinite=kind != "",
+        names=names,
     )
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = neuron.step(x, old, SimpleNamespace(**values), step)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Union
 
@@ -399,7 +400,7 @@ class Printer:
         return f"({text})" if own < precedence else text
 
     def _constant(self, value: float) -> str:
-        return f"R({value!r})"
+        return "R(INFINITY)" if value == math.inf else f"R({value!r})"
 
     def _function(self, op: str) -> str:
         """What a function of the graph is called in C++."""

@@ -16,12 +16,13 @@ from .expr import straight_through, where
 
 @dataclass(frozen=True)
 class Range:
-    """The legal values of a parameter: finite, and within these bounds."""
+    """The legal values of a parameter: finite, and within these bounds; with `infinite`, infinity as well."""
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     integer: bool = False
+    infinite: bool = False
 
     def __str__(self) -> str:
         bounds = []
@@ -30,9 +31,11 @@ class Range:
         if self.high != math.inf:
             bounds.append(f"<= {self.high:g}")
         kind = "an integer" if self.integer else "a finite number"
-        return " ".join([kind, " and ".join(bounds)]).strip()
+        return " ".join([kind, " and ".join(bounds)]).strip() + (" or inf" if self.infinite else "")
 
     def holds(self, value: float) -> bool:
+        if value == math.inf:
+            return self.infinite
         if not math.isfinite(value) or (self.integer and value != math.floor(value)):
             return False
         return (value > self.low if self.low_open else value >= self.low) and value <= self.high
@@ -67,11 +70,16 @@ class Float:
         return self.inverse or self.name
 
     @property
+    def kind(self) -> str:
+        """What it may be, in words."""
+        return "a number or a tensor" if self.none is None else "a number, a tensor or None"
+
+    @property
     def tensor_range(self) -> Range:
         """The range of what the equations get."""
         if self.inverse is None:
             return self.range
-        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=True)
+        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=not self.range.infinite)
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,21 @@ CURRENT = State("i", "synaptic current")
 class Step:
     """What tracing or the reference supplies to the equations of one step; `reset` is hard or soft."""
 
-    spike: Any  # u -> s, with the surrogate gradient as derivative
+    spike: Any  # u -> s, with the surrogate gradient as derivative; equations call `spike_at`
     select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
     general: bool = False  # the neuron's conventions are in play; else they are at their defaults, and p has none
+    infinite: bool = False  # a threshold may be infinite: the neuron never spikes, and no gradient passes a spike
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
+
+    def spike_at(self, h: Any, threshold: Any) -> Any:
+        """The spike of the potential h."""
+        s = self.spike(h - threshold)
+        return where(threshold < math.inf, s, 0.0) if self.infinite else s
+
+    def taken(self, s: Any, threshold: Any) -> Any:
+        """What a soft reset takes off after the spike s; 0 * infinity would be NaN."""
+        return s * (where(threshold < math.inf, threshold, 0.0) if self.infinite else threshold)
 
 
 def blend(s: Any, a: Any, b: Any) -> Any:
@@ -127,13 +145,15 @@ def blend(s: Any, a: Any, b: Any) -> Any:
     return s * a + (1 - s) * b
 
 
-V_THRESHOLD = Float("v_threshold", 1.0, "threshold of the membrane potential")
+V_THRESHOLD = Float(
+    "v_threshold", 1.0, "threshold of the membrane potential; at inf the neuron never spikes", Range(infinite=True)
+)
 V_RESET = Float(
     "v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted", none=0.0
 )
 DETACH_RESET = Flag("detach_reset", False, "keep the gradient of the spike out of the reset")
 Parameter = Float | Flag
-TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1), inverse="decay")
+TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1, infinite=True), inverse="decay")
 DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
 
 RESETS = ("hard", "soft")
@@ -226,7 +246,7 @@ class Neuron:
         """The spike of the potential h, and the potential after it; `owed` is what a delayed reset takes from h."""
         if step.general:
             h = h - owed
-        s = step.spike(h - threshold)
+        s = step.spike_at(h, threshold)
         if step.general:
             s = straight_through(spike_count(h, threshold, s, p), s)
         step.names.update({h: "h", s: "s"})
@@ -241,11 +261,11 @@ class Neuron:
         """With delay_reset, the reset that the kept potential is due: the potential to charge, and what to take off then."""
         if not step.general:
             return v, 0.0
-        s = spike_count(v, p.v_threshold, step.spike(v - p.v_threshold), p).detach()
+        s = spike_count(v, p.v_threshold, step.spike_at(v, p.v_threshold), p).detach()
         s = where(p.delay_reset, s, 0.0)
         if step.reset == "hard":
             return where(s > 0, p.v_reset, v), 0.0
-        return v, s * p.v_threshold
+        return v, step.taken(s, p.v_threshold)
 
     @staticmethod
     def fire_reset(h: Any, s: Any, p: Any, step: Step, threshold: Any = None) -> Any:
@@ -253,7 +273,7 @@ class Neuron:
         s = where(p.detach_reset, s.detach(), s)
         if step.reset == "hard":
             return step.select(s, p.v_reset, h)
-        return h - s * (p.v_threshold if threshold is None else threshold)
+        return h - step.taken(s, p.v_threshold if threshold is None else threshold)
 
 
 def spike_count(h: Any, threshold: Any, s: Any, p: Any) -> Any:
@@ -338,7 +358,9 @@ DELTA_T = Float("delta_T", 1.0, "sharpness of the exponential rise", POSITIVE)
 THETA_RH = Float("theta_rh", 0.8, "rheobase threshold: where the exponential rise sets in")
 RECOVERY: tuple[Parameter, ...] = (
     Float("w_rest", 0.0, "recovery current at the start"),
-    Float("tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1), inverse="decay_w"),
+    Float(
+        "tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1, infinite=True), inverse="decay_w"
+    ),
     Float("a", 0.0, "how much the recovery current follows the potential"),
     Float("b", 0.0, "what a spike adds to the recovery current"),
 )
@@ -542,7 +564,7 @@ class RefractoryLIF(Neuron):
         v, r = states
         resting = r > 0
         h = where(resting, v, leak(x, v, p))
-        s = where(resting, 0.0, step.spike(h - p.v_threshold))
+        s = where(resting, 0.0, step.spike_at(h, p.v_threshold))
         step.names.update({h: "h", s: "s"})
         return s, [cls.fire_reset(h, s, p, step), where(resting, r - 1, p.period * s)]
 
@@ -576,7 +598,7 @@ class KLIF(LIF):
         (v,) = states
         scaled = p.k * cls.charge(x, v, p)
         h = where(scaled <= 0, 0.0, scaled)  # NaN stays NaN
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         k = where(p.scale_reset, p.k, 1.0)
         if step.reset == "soft":
@@ -604,7 +626,7 @@ class CLIF(Neuron):
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         v, m = states
         h = v - v * p.decay + x
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         m = m * (h * p.decay).sigmoid() + s
         return s, [cls.fire_reset(h, s, p, step, p.v_threshold + m.sigmoid()), m]
@@ -627,7 +649,7 @@ class ILIF(Neuron):
         replace(TAU, default=4 / 3),
         Float("max_spike_count", 4.0, "most spikes in a step", Range(1, integer=True)),
     )
-    firing = (replace(V_THRESHOLD, range=POSITIVE), DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=replace(POSITIVE, infinite=True)), DETACH_RESET)
     has_surrogate = False
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ._surrogate import Surrogate
+from ._surrogate import Surrogate, check_surrogate
 from .codegen.neurons import Range
 
 
@@ -45,9 +45,7 @@ class MultiStep(torch.nn.Module):
             setattr(self, f"{state}_seq", None)
 
     def _set_surrogate(self, surrogate: Surrogate) -> None:
-        if not isinstance(surrogate, Surrogate):
-            name = type(self).__name__
-            raise TypeError(f"snnkern.nn.{name}: surrogate must be one of snnkern.surrogate, got {surrogate!r}")
+        check_surrogate(f"snnkern.nn.{type(self).__name__}", surrogate)
         self.surrogate = surrogate
         self._surrogate_name = surrogate.name
         self._surrogate_params = surrogate.params

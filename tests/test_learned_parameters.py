@@ -118,6 +118,6 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="LIF: tau must be a tensor of floating-point values"):
         nn.LIF(tau=torch.tensor([2, 3]))
     with pytest.raises(
-        RuntimeError, match=r"decay_tensor must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"
+        RuntimeError, match=r"tau must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\] \(decay_tensor\)"
     ):
         nn.LIF(learn_tau=True, channels=3)(torch.ones(5, 2, 4))
