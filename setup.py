@@ -27,11 +27,11 @@ except ModuleNotFoundError as error:
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build back-end does not put the project's folder on the path
 
-from codegen import emit  # noqa: E402
 from codegen.__main__ import generate  # noqa: E402
+from codegen.emit.kernels import Selection, files  # noqa: E402
 
 try:
-    SELECTION = emit.Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
+    SELECTION = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
 except ValueError as error:
     raise SystemExit(str(error)) from error
 LIBRARY = "snnkern.lib.libsnnkern"
@@ -85,13 +85,15 @@ def compression() -> list[str]:
 def sources(cuda: bool) -> list[str]:
     """The hand-written files, and from the generator's own list those of the devices that are built."""
     devices = ("cpu", "cuda") if cuda else ("cpu",)
-    made = [p for p in emit.files(SELECTION) if p.split("/")[0] in devices]
-    return ["csrc/ops.cpp", "csrc/host.cpp", "csrc/autograd.cpp", *(f"csrc/generated/{p}" for p in made)]
+    made = [p for p in files(SELECTION) if p.split("/")[0] in devices]
+    written = ("ops", "host", "autograd")
+    return [*(f"csrc/torch/{name}.cpp" for name in written), *(f"csrc/generated/{p}" for p in made)]
 
 
 def headers() -> list[str]:
-    made = [f"csrc/generated/{p}" for p in emit.files(SELECTION) if p.endswith(".h")]
-    return [*(str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").glob("*.*h"))), *made]
+    made = [f"csrc/generated/{p}" for p in files(SELECTION) if p.endswith(".h")]
+    written = [p for room in ("kernels", "torch") for p in sorted((ROOT / "csrc" / room).glob("*.*h"))]
+    return [*(str(p.relative_to(ROOT)) for p in written), *made]
 
 
 def extensions() -> list[Extension]:
@@ -135,8 +137,8 @@ def extensions() -> list[Extension]:
         ]
     binding = Extension(
         "snnkern._C",
-        ["csrc/python.cpp"],
-        depends=["csrc/info.h"],
+        ["csrc/torch/python.cpp"],
+        depends=["csrc/torch/info.h"],
         include_dirs=[pybind11.get_include()],
         define_macros=[(name, f'"{value}"' if value else None) for name, value in about],
         extra_compile_args={"cxx": ["-O2", "-std=c++17", "-fvisibility=hidden", "-g0"]},

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnkern.nn import PerStep
+
 from . import peers, process
 
 Make = Callable[[], nn.Module]
@@ -71,13 +73,6 @@ def make_spikingjelly() -> nn.Module:
 
 
 NEURONS: dict[str, Make] = {"snnkern": make_snnkern, "spikingjelly": make_spikingjelly, "plain-loop": PlainLoop}
-
-
-class PerStep(nn.Sequential):
-    """Layers without time, applied to all steps as one batch."""
-
-    def forward(self, x_seq: Tensor) -> Tensor:
-        return super().forward(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PerStep:

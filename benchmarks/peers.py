@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codegen.neurons import NEURONS as SPECIFICATION
+from codegen.specification.neurons import NEURONS as SPECIFICATION
 
 COMPARED = ("if", "lif", "plif")  # what others have too
 # Other forms of a neuron: a parameter that is learned, with a value for each of 64 channels; a convention of other libraries.

@@ -23,13 +23,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import snnkern
+
 from . import peers
 
 Case = dict[str, Any]
-
-# glibc's malloc keeps freed memory of any size. By default it gives large blocks back, and the pages of each new result are
-# made by the kernel, one fault for each 4 KiB: that takes longer than a neuron, and hides what differs between peers.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**34), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 # ---- in the process that measures ------------------------------------------------------------------------------------
@@ -42,6 +40,7 @@ def work(module: str) -> None:
     os.dup2(2, 1)  # what libraries print goes beside the results
     measure, options = importlib.import_module(module).measure, task["options"]
     torch.set_num_threads(options["threads"])
+    snnkern.keep_memory()  # page faults take longer than a neuron, and would hide what differs between peers
     for case in task["cases"]:
         try:
             result = measure(case, options)
@@ -80,7 +79,7 @@ def run(module: str, task: Task, options: dict[str, Any]) -> Iterator[Case]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**KEEP_MEMORY, **os.environ, **task.environment},
+        env={**os.environ, **task.environment},
     ) as process:
         assert process.stdin and process.stdout
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
@@ -123,8 +122,6 @@ def status(rows: list[Case]) -> int:
 
 def about(module: str, argv: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """What the measurements are of."""
-    import snnkern
-
     return {
         "command": f"python -m {module} " + shlex.join(map(portable, argv)),
         "commit": commit(),

@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from . import emit, emit_docs, emit_python
-from .emit import Selection
+from .emit import docs, kernels, python
+from .emit.kernels import Selection
 from .report import report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def generated(selection: Selection, root: Path = ROOT) -> dict[Path, dict[str, str]]:
     """The folders that the generator owns, each with the files it should hold."""
-    return {root / "csrc" / "generated": emit.files(selection), root / "snnkern" / "_generated": emit_python.files()}
+    return {root / "csrc" / "generated": kernels.files(selection), root / "snnkern" / "_generated": python.files()}
 
 
 def differences(wanted: dict[str, str], root: Path) -> tuple[list[str], list[str]]:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.readme:
         path = ROOT / "README.md"
-        path.write_text(emit_docs.readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(docs.readme(path.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
     folders = generated(selection)
     if options.check:

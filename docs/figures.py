@@ -11,9 +11,9 @@ mpl.use("svg")  # draws to files alone, before pyplot looks for a screen
 import matplotlib.pyplot as plt
 
 import snnkern
-from snnkern.codegen.emit_docs import RESPONSES
-from snnkern.codegen.neurons import NEURONS, Neuron
-from snnkern.codegen.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit.docs import RESPONSES
+from snnkern.codegen.specification.neurons import NEURONS, Neuron
+from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
 
 STYLE = {
     "axes.grid": True,

@@ -1,6 +1,6 @@
 """From an equation to a trained network: a convolutional spiking network learns to read handwritten digits.
 
-The neuron is three lines (codegen/neurons.py states them once, and the kernels are made from there):
+The neuron is three lines (codegen/specification/neurons.py states them once, and the kernels are made from there):
 
     h = v + (x - v) / tau              the membrane leaks, and the input charges it
     s = 1 if h >= v_threshold else 0   it fires
@@ -54,13 +54,6 @@ BLUE, RED, GREEN, GREY = "#1f5f99", "#c8452f", "#3c8d40", "#8a8a8a"
 COLOURS = (RED, BLUE, GREEN)
 
 
-class EachStep(nn.Sequential):
-    """Layers without memory, applied to every time step: [T, B, ...] -> [T, B, ...]."""
-
-    def forward(self, x_seq: Tensor) -> Tensor:
-        return super().forward(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])
-
-
 class SpikingNet(nn.Module):
     """Two convolutions and a hidden layer, with a spiking neuron after each; the output averages over time."""
 
@@ -68,14 +61,14 @@ class SpikingNet(nn.Module):
         super().__init__()
         atan = snnkern.surrogate.ATan()  # stands for the derivative of a spike
         self.features = nn.Sequential(
-            EachStep(nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24)),
+            snnkern.nn.PerStep(nn.Conv2d(1, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24)),
             snnkern.nn.LIF(surrogate=atan),
-            EachStep(nn.Conv2d(24, 48, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(48)),
+            snnkern.nn.PerStep(nn.Conv2d(24, 48, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(48)),
             snnkern.nn.LIF(surrogate=atan),
-            EachStep(nn.Flatten(), nn.Linear(48 * 4 * 4, 96, bias=False), nn.BatchNorm1d(96)),
+            snnkern.nn.PerStep(nn.Flatten(), nn.Linear(48 * 4 * 4, 96, bias=False), nn.BatchNorm1d(96)),
         )
         self.hidden = snnkern.nn.LIF(surrogate=atan)
-        self.output = EachStep(nn.Linear(96, classes))
+        self.output = nn.Linear(96, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         snnkern.nn.reset(self)  # a new batch: every membrane starts at rest

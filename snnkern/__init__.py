@@ -4,16 +4,35 @@ functional   the neurons as functions: (x_seq, v_init) -> (spike_seq, v)
 nn           the neurons as modules, with state
 surrogate    what stands for the derivative of a spike
 reference    the same functions in plain PyTorch
+auto_cuda    kernels of your own, as text; jit compiles and runs them
 
 The operators behind them are torch.ops.snnkern.<neuron>_forward.
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._library import build_info, kernels
+from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
 
+if _TYPE_CHECKING:
+    from . import auto_cuda, jit
+
 __version__ = _version("snnkern")
-__all__ = ["build_info", "functional", "kernels", "nn", "reference", "surrogate"]
+__all__ = ["auto_cuda", "build_info", "functional", "jit", "keep_memory", "kernels", "nn", "reference", "surrogate"]
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """Imports what a network does not need when it is first asked for."""
+    if name in ("auto_cuda", "jit"):
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -57,6 +57,10 @@ def build_info() -> dict[str, Any]:
     """How this snnkern was built: torch, CUDA (None without it), architectures, compiler; and the CPU instruction set in use.
 
     `only` is what SNNKERN_ONLY restricted the build to, or None.
+
+    Example:
+        >>> snnkern.build_info()["snnkern"] == snnkern.__version__
+        True
     """
     return {"snnkern": metadata.version("snnkern"), **_C.build_info()}
 
@@ -65,6 +69,13 @@ def kernels(device: str = "cpu") -> list[str]:
     """The combinations compiled for "cpu" or "cuda", as 'lif:atan:hard:f32': neuron, surrogate, reset, dtype.
 
     A build has the same for both, or none for "cuda".
+
+    Args:
+        device: "cpu" or "cuda"
+
+    Example:
+        >>> "lif:sigmoid:hard:f32" in snnkern.kernels("cpu")
+        True
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f'snnkern.kernels: device must be "cpu" or "cuda", got {device!r}')

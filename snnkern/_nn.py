@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._surrogate import Surrogate, check_surrogate
-from .codegen.neurons import Range
+from .codegen.specification.neurons import Range
 
 
 def check(module: str, name: str, value: Any, limits: Range) -> None:
@@ -26,7 +26,13 @@ def _weight(value: Tensor, transform: str) -> Tensor:
 
 
 class MultiStep(torch.nn.Module):
-    """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict."""
+    """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snnkern.nn.LIF(), torch.nn.Linear(3, 1), snnkern.nn.LI())
+        >>> [type(m).__name__ for m in net.modules() if isinstance(m, snnkern.nn.MultiStep)]
+        ['LIF', 'LI']
+    """
 
     _state_names: tuple[str, ...] = ()
     _shown: tuple[str, ...] = ()

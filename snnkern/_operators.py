@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .codegen.neurons import NEURONS, Neuron
+from .codegen.specification.neurons import NEURONS, Neuron
 
 
 @dataclass(frozen=True)

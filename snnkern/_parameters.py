@@ -1,7 +1,7 @@
 """Arguments: numbers and switches as users give them, tensors in their place, and what is wrong with any other.
 
 A wrong type is a TypeError, also of a tensor's elements; a value out of its range is a ValueError; a wrong shape or device
-is a RuntimeError, as with PyTorch's own operators. The operators (csrc/host.cpp) raise the same, in the same words.
+is a RuntimeError, as with PyTorch's own operators. The operators (csrc/torch/host.cpp) raise the same, in the same words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codegen.neurons import Range
+from .codegen.specification.neurons import Range
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _DTYPE_NAMES = "float32, float64, float16 or bfloat16"

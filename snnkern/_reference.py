@@ -1,4 +1,4 @@
-"""The time loop of snnkern.reference: the equations of codegen/neurons.py called with tensors, step by step.
+"""The time loop of snnkern.reference: the equations of codegen/specification/neurons.py called with tensors, step by step.
 
 Every operation is PyTorch's own, so that autograd gives the gradients, of any order and in both modes.
 """
@@ -23,7 +23,7 @@ from ._parameters import (
     switch,
 )
 from ._surrogate import Surrogate, check_surrogate
-from .codegen.neurons import CONVENTIONS, NEURONS, Neuron, Range, Step, blend
+from .codegen.specification.neurons import CONVENTIONS, NEURONS, Neuron, Range, Step, blend
 
 _BY_NAME = {n.name: n for n in NEURONS}
 _FLOAT32_MAX = torch.finfo(torch.float32).max

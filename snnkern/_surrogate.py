@@ -1,4 +1,4 @@
-"""The base of the surrogates in snnkern.surrogate. The equations stand in codegen/surrogates.py."""
+"""The base of the surrogates in snnkern.surrogate. The equations stand in codegen/specification/surrogates.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
 from ._parameters import check_range, number, switch
-from .codegen.surrogates import SURROGATES
-from .codegen.surrogates import Surrogate as Equations
+from .codegen.specification.surrogates import SURROGATES
+from .codegen.specification.surrogates import Surrogate as Equations
 
 
 def check_surrogate(where: str, surrogate: Any) -> None:
@@ -29,8 +29,16 @@ def check_surrogate(where: str, surrogate: Any) -> None:
 class Surrogate:
     """What stands for the derivative of a spike in back-propagation.
 
-    spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
-    forward and backward, for surrogates that have one.
+    Args:
+        spiking: True emits spikes and uses the gradient alone; False emits the smooth primitive in place of the spike, in
+            forward and backward, for surrogates that have one
+
+    Example:
+        >>> smooth = snnkern.surrogate.Sigmoid(alpha=2.0, spiking=False)
+        >>> smooth.primitive(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+        >>> isinstance(smooth, snnkern.surrogate.Surrogate)
+        True
     """
 
     spiking: bool = field(default=True, kw_only=True)
@@ -69,8 +77,8 @@ class Surrogate:
         return self._evaluate(self.equations.primitive, x)
 
     def cuda_codes(self, y: str | None, x: str, dtype: str) -> str:
-        """Code for the gradient at x, as the kernels of snnkern.codegen.neuron_kernel call it; see snnkern.codegen.cfunction."""
-        from .codegen.cfunction import surrogate_backward
+        """Code for the gradient at x, as the kernels of snnkern.auto_cuda.neuron_kernel call it; see snnkern.auto_cuda.cfunction."""
+        from .auto_cuda.cfunction import surrogate_backward
 
         values = dict(zip((p.name for p in self.equations.parameters), self.params, strict=True))
         return surrogate_backward(self.equations, y, x, dtype, **values)

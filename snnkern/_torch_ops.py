@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codegen.expr import where
+from .codegen.graph.expr import where
 
 
 @where.register(Tensor)

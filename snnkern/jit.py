@@ -34,7 +34,7 @@ import torch
 Argument = int | tuple[str, float]
 """An address, for a pointer or a reference; or (float, int or half2, number), passed by value."""
 
-_HEADERS = Path(__file__).parent / "csrc"
+_HEADERS = Path(__file__).parent / "csrc" / "kernels"
 # As the library's own kernels are compiled (setup.py), and for the same reasons.
 _CXX_FLAGS = (
     "-std=c++17",
@@ -55,7 +55,12 @@ _kernels: dict[tuple[str, str, int], Any] = {}
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+    """Where compiled kernels are kept.
+
+    Example:
+        >>> snnkern.jit.cache_folder().name  # unless SNNKERN_CACHE or XDG_CACHE_HOME names another
+        'snnkern'
+    """
     if chosen := os.environ.get("SNNKERN_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnkern"
@@ -77,12 +82,21 @@ def launch(
         codes: the text
         arguments: one for each parameter of the kernel
         device: the number of a CUDA device, or -1 for the CPU
-        grid, block: the size of the launch, three numbers each
+        grid: how many blocks, three numbers
+        block: how many threads a block has, three numbers
         shared_mem: bytes of dynamic shared memory
 
     Raises:
         RuntimeError: what compiles it is not installed, or it does not compile; the message has the compiler's words.
         NotImplementedError: on the CPU, a kernel with barriers, shared memory or atomics.
+
+    Example:
+        >>> x = torch.zeros(3)
+        >>> codes = '''#include <cuda_fp16.h>
+        ... extern "C" __global__ void count(float * x) { x[threadIdx.x] = threadIdx.x; }'''
+        >>> snnkern.jit.launch("count", codes, [x.data_ptr()], -1, (1, 1, 1), (3, 1, 1))
+        >>> x
+        tensor([0., 1., 2.])
     """
     key = (name, codes, device)
     run = _kernels.get(key)
@@ -214,7 +228,18 @@ def _include_paths() -> tuple[str, ...]:
 
 
 def compile_cuda(name: str, codes: str, architecture: str) -> Path:
-    """The cubin of a text for an architecture, e.g. sm_90; it needs no GPU."""
+    """The cubin of a text for an architecture; it needs `pip install snnkern[jit]`, and no GPU.
+
+    Args:
+        name: the kernel, declared extern "C" __global__
+        codes: the text
+        architecture: e.g. sm_90
+
+    Example:
+        >>> codes = 'extern "C" __global__ void nothing() {}'
+        >>> snnkern.jit.compile_cuda("nothing", codes, "sm_90").suffix  # doctest: +SKIP
+        '.cubin'
+    """
     core, nvrtc = _cuda_core()
     try:
         _, *version = nvrtc.nvrtcVersion()

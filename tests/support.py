@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, nn, reference, surrogate
-from snnkern.codegen.emit import Selection, is_exact
-from snnkern.codegen.expr import Expr
-from snnkern.codegen.neurons import NEURONS, Neuron
-from snnkern.codegen.surrogates import SURROGATES
+from snnkern.codegen.emit.kernels import Selection, is_exact
+from snnkern.codegen.graph.expr import Expr
+from snnkern.codegen.specification.neurons import NEURONS, Neuron
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 # Relative to the largest value of the compared tensor. Both sides evaluate the same expressions; they differ by the last

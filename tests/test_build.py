@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import snnkern
-from snnkern.codegen.emit import Selection
+from snnkern.codegen.emit.kernels import Selection
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("codegen", "csrc", "snnkern", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snnkern.codegen import base, cfunction
+from snnkern.auto_cuda import base, cfunction
 
 from support import SURROGATE_CLASSES, noise
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import functional
-from snnkern.codegen.neurons import Float
+from snnkern.codegen.specification.neurons import Float
 
 from support import KINDS, function, gradients, inputs, network, neuron_class, noise, operator
 from test_layouts import channels_last

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from snnkern import functional, nn, reference, surrogate
-from snnkern.codegen.neurons import CONVENTIONS, NEURONS
+from snnkern.codegen.specification.neurons import CONVENTIONS, NEURONS
 
 from support import (
     DTYPES,

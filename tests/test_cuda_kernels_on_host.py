@@ -34,9 +34,9 @@ import pytest
 import torch
 
 import snnkern  # noqa: F401  loads the operators
-from snnkern.codegen import emit
-from snnkern.codegen.neurons import NEURONS, RESETS, Float, Neuron
-from snnkern.codegen.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit import kernels
+from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron
+from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
 
 from support import KINDS, calm
 
@@ -53,10 +53,10 @@ STRAIGHT_THROUGH = next(s for s in SURROGATES if s.name == "straight_through")  
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Sample(emit.Selection):
+class Sample(kernels.Selection):
     """Every neuron with the surrogates of WHOLE_GRID; lif with all of USED."""
 
-    def of(self, neuron: type[Neuron]) -> emit.Selection:
+    def of(self, neuron: type[Neuron]) -> kernels.Selection:
         names = USED if neuron.name == "lif" else WHOLE_GRID
         whole = super().of(neuron)
         return replace(whole, surrogates=tuple(s for s in whole.surrogates if s is None or s.name in names))
@@ -86,13 +86,13 @@ BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": H
 
 
 class ParamTensor(ctypes.Structure):
-    """ParamTensor of csrc/multistep.h."""
+    """ParamTensor of csrc/kernels/multistep.h."""
 
     _fields_ = (("data", ctypes.c_void_p), ("inner", ctypes.c_int64), ("size", ctypes.c_int64))
 
 
 class KernelArgs(ctypes.Structure):
-    """KernelArgs of csrc/multistep.h."""
+    """KernelArgs of csrc/kernels/multistep.h."""
 
     _fields_ = (
         ("T", ctypes.c_int64),
@@ -134,11 +134,11 @@ class HostCuda:
         kind = "general_" if case.conventions else kind if case.spiking else "smooth_"
         pass_name = kind + ("backward" if backward else "forward")
         kernel = (pass_name, case.reset, case.dtype)
-        own = case.surrogate and not case.by_number and emit.compiled_in(case.neuron, case.surrogate, kernel)
+        own = case.surrogate and not case.by_number and kernels.compiled_in(case.neuron, case.surrogate, kernel)
         error = self.library.host_cuda(
             NEURONS.index(case.neuron),
             SURROGATES.index(case.surrogate) if own else -1,
-            list(emit.PASSES).index(pass_name),
+            list(kernels.PASSES).index(pass_name),
             RESETS.index(case.reset),
             list(DTYPES).index(case.dtype),
             ctypes.byref(args),
@@ -158,10 +158,10 @@ def build(compiler: str, folder: Path, flags: tuple[str, ...] = ("-O1",)) -> Pat
     """Compiles the generated kernels, laid out as in the repository, into one shared library."""
     csrc = folder / "csrc"
     csrc.mkdir()
-    for header in (*CSRC.glob("*.h"), *CSRC.glob("*.cuh")):
-        (csrc / header.name).symlink_to(header)
+    for room in ("kernels", "torch"):
+        (csrc / room).symlink_to(CSRC / room)
     sources = []
-    for path, text in emit.files(SELECTION).items():
+    for path, text in kernels.files(SELECTION).items():
         target = csrc / "generated" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -325,7 +325,7 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
     )
 
 
-schema_of = functools.cache(emit.arguments)
+schema_of = functools.cache(kernels.arguments)
 
 
 def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
@@ -481,7 +481,7 @@ def uses_library(surrogate: type[Surrogate] | None, spiking: bool) -> bool:
     """Whether a function comes in that the two devices take from different libraries."""
     if surrogate is None:
         return False
-    gradient, _, primitive = emit.surrogate_header(surrogate).partition(" primitive(")
+    gradient, _, primitive = kernels.surrogate_header(surrogate).partition(" primitive(")
     return bool(re.search(r"math::(?!abs|floor|quotient)", gradient if spiking else gradient + primitive))
 
 
@@ -512,7 +512,7 @@ def check(case: Case, got: list[torch.Tensor], want: list[torch.Tensor], exact: 
 
 def check_forward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
-    exact = emit.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
+    exact = kernels.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
     check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -520,7 +520,7 @@ def check_backward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
     checkpoints = cpu_forward(case, inputs)[-1]
     got = summed(case, host_backward(host_cuda, case, inputs, checkpoints))
-    exact = emit.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
+    exact = kernels.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
     check(case, got, cpu_backward(case, inputs, checkpoints), exact)
 
 
@@ -596,7 +596,7 @@ def test_backward(
 @pytest.mark.parametrize(
     ("neuron", "reset", "surrogate"), [(n, r, s) for n, r, s in BACKWARD if s and s.has_primitive()], ids=name
 )
-@pytest.mark.parametrize("dtype", emit.SMOOTH_DTYPES)
+@pytest.mark.parametrize("dtype", kernels.SMOOTH_DTYPES)
 def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str, surrogate: type[Surrogate]) -> None:
     base = Case(neuron, reset, dtype, surrogate, spiking=False)
     for seed, case in enumerate(line(base, backward=False)):
@@ -609,8 +609,8 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
 
 def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
     """The passes that tensors and conventions take, with the surrogate compiled in and called."""
-    struct = emit.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
-    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", emit.neuron_header(base.neuron), re.DOTALL)
+    struct = kernels.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
+    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", kernels.neuron_header(base.neuron), re.DOTALL)
     surrogates = (False, True) if base.neuron.has_surrogate else (False,)
     for backward, by_number in [(False, False), *((True, called) for called in surrogates)]:
         ran = set()
@@ -644,7 +644,7 @@ def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: s
         infinite = torch.arange(7) % 2 == 0
         inputs.tensors["v_threshold_tensor"][infinite] = math.inf
         forward = cpu_forward(case, inputs)
-        exact = emit.is_exact(neuron) and case.spiking
+        exact = kernels.is_exact(neuron) and case.spiking
         check(case, host_forward(host_cuda, case, inputs), forward, exact)
         gradients = host_backward(host_cuda, case, inputs, forward[-1])
         check(case, gradients, cpu_backward(case, inputs, forward[-1]), exact)
@@ -684,7 +684,9 @@ def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron]
             args.state[k] = state.data_ptr()
         assert host_cuda.call(base, args, backward=False) is None
         memory.check()
-        check(base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=emit.is_exact(neuron))
+        check(
+            base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=kernels.is_exact(neuron)
+        )
 
 
 @each_dtype
@@ -696,7 +698,7 @@ def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], re
         case = Case(neuron, reset, dtype, T=20, N=8, store_seq=store_seq)
         inputs = inputs_of(case)
         inputs.x[3], inputs.x[11] = special, special.flip(0)
-        exact = emit.is_exact(neuron)
+        exact = kernels.is_exact(neuron)
         check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -727,7 +729,7 @@ def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dty
         case = Case(neuron, neuron.resets()[0], dtype, ATAN, T=18, N=N)
         inputs = inputs_of(case)
         want = cpu_forward(case, inputs)
-        exact = emit.is_exact(neuron)
+        exact = kernels.is_exact(neuron)
         for reverse in (False, True):
             host_cuda.mode(reverse=reverse)
             check(case, host_forward(host_cuda, case, inputs), want, exact)

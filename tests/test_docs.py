@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from snnkern.codegen.emit_docs import pages
-from snnkern.codegen.emit_python import step_equations
-from snnkern.codegen.formula import Equation, Node, latex, latex_step, read, read_equation
-from snnkern.codegen.neurons import NEURONS, RESETS, Float, Neuron, Step
-from snnkern.codegen.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit.docs import pages
+from snnkern.codegen.emit.python import function_name, step_equations
+from snnkern.codegen.graph.formula import Equation, Node, latex, latex_step, read, read_equation
+from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron, Step
+from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
 
 from support import SURROGATE_CLASSES, flag_settings, neuron_class
 
@@ -156,12 +156,13 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
     made = pages()
     for n in NEURONS:
         page = made[f"neurons/{n.name}.md"]
-        shown = [n.source, f"snnkern.nn.{n.module}`", f"{n.name}.svg", *(s.doc for s in n.states)]
-        assert all(text in page for text in (*shown, *(p.doc for p in n.all_parameters())))
+        shown = [n.source, f"autoclass:: snnkern.nn.{n.module}\n", f"{n.name}.svg", *(s.doc for s in n.states)]
+        shown += [f"autofunction:: snnkern.{m}.{function_name(n)}\n" for m in ("functional", "reference")]
+        assert all(text in page for text in (*shown, f"torch.ops.snnkern.{n.name}_forward(Tensor x_seq"))
         assert n.name in made["neurons/index.md"]
     for s in SURROGATES:
         section = made["surrogates.md"].split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
-        assert all(text in section for text in (s.name, s.source, *(p.doc for p in s.parameters)))
+        assert f'"{s.name}"' in section and f"autoclass:: snnkern.surrogate.{s.__name__}\n" in section
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnkern.codegen.expr import (
+from snnkern.codegen.graph.expr import (
     FUNCTIONS,
     Expr,
     Printer,

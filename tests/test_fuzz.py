@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snnkern import functional, reference
-from snnkern.codegen.neurons import Float
+from snnkern.codegen.specification.neurons import Float
 
 from support import (
     DTYPES,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, reference, surrogate
-from snnkern.codegen.emit import is_exact
-from snnkern.codegen.neurons import NEURONS, Driven
+from snnkern.codegen.emit.kernels import is_exact
+from snnkern.codegen.specification.neurons import NEURONS, Driven
 
 from support import (
     DTYPES,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from snnkern import jit, surrogate
-from snnkern.codegen import base, cfunction, neuron_kernel
+from snnkern.auto_cuda import base, cfunction, neuron_kernel
 
 from support import SURROGATE_CLASSES
 
@@ -70,7 +70,7 @@ def test_the_cache_knows_the_flags(cache: Path, monkeypatch: pytest.MonkeyPatch)
 
 PROGRAM = """
 import sys, torch
-from snnkern.codegen import base
+from snnkern.auto_cuda import base
 kernel = base.CKernel1D("plus")
 kernel.add_param("float *", "y")
 kernel.core = "y[index] += 3.0f;"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snnkern.codegen import base, cfunction
+from snnkern.auto_cuda import base, cfunction
 
 from support import noise
 from test_kernel_text import cumsum, heaviside

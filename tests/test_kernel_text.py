@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from snnkern.codegen import base, cfunction, neuron_kernel
+from snnkern.auto_cuda import base, cfunction, neuron_kernel
 
 
 def tokens(text: str) -> list[str]:

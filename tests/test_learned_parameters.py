@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snnkern import functional, nn, surrogate
-from snnkern.codegen.neurons import Float
+from snnkern.codegen.specification.neurons import Float
 
 from support import NEURON_NAMES, calm, function, neuron_class, noise
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from snnkern import functional
-from snnkern.codegen.emit import SMOOTH_DTYPES, is_exact
+from snnkern.codegen.emit.kernels import SMOOTH_DTYPES, is_exact
 
 from support import (
     DTYPES,

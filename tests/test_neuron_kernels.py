@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, reference, surrogate
-from snnkern.codegen import base, cfunction, neuron_kernel, neurons
-from snnkern.codegen.neuron_kernel import NeuronATGFBase
-from snnkern.codegen.neurons import RESETS
+from snnkern.auto_cuda import base, cfunction, neuron_kernel
+from snnkern.auto_cuda.neuron_kernel import NeuronATGFBase
+from snnkern.codegen.specification import neurons
+from snnkern.codegen.specification.neurons import RESETS
 
 from support import PARAMETER_TOLERANCE, TOLERANCE, error, neuron_class, noise, threads
 

@@ -13,7 +13,7 @@ import torch
 
 import snnkern
 from snnkern import functional, nn, surrogate
-from snnkern.codegen.neurons import NEURONS
+from snnkern.codegen.specification.neurons import NEURONS
 
 from support import noise
 

@@ -11,7 +11,7 @@ import torch
 
 import snnkern
 from snnkern import functional
-from snnkern.codegen.emit_docs import readme
+from snnkern.codegen.emit.docs import readme
 
 from compatibility import render
 

@@ -14,7 +14,7 @@ from snnkern import functional, surrogate
 from support import SURROGATE_CLASSES
 
 
-# The formulas as published, at the default parameters, one number at a time: independent of codegen/surrogates.py.
+# The formulas as published, at the default parameters, one number at a time: independent of codegen/specification/surrogates.py.
 def _normal(x: float, m: float, s: float) -> float:
     return math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
 

@@ -11,7 +11,7 @@ import torch._dynamo.testing
 from torch import Tensor
 
 from snnkern import functional, reference, surrogate
-from snnkern.codegen.neurons import Float
+from snnkern.codegen.specification.neurons import Float
 
 from support import (
     DTYPES,

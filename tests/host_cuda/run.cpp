@@ -7,7 +7,7 @@
 #include <iterator>
 
 #include "generated/registry.h"
-#include "multistep.h"
+#include "kernels/multistep.h"
 
 namespace snnkern::cuda {
 extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];

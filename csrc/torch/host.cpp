@@ -16,7 +16,7 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "generated/registry.h"
+#include "../generated/registry.h"
 #include "info.h"
 
 namespace snnkern {

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from .emit import arguments
-from .neurons import NEURONS, Flag, Float, Neuron, Range, State
-from .surrogates import SURROGATES
+from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
+from ..specification.surrogates import SURROGATES, Surrogate
+from .examples import function_example, module_example, surrogate_example
+from .kernels import arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:
@@ -40,6 +41,16 @@ def _kind(p: Float | Flag) -> str:
     return "float | Tensor" if p.none is None else "float | Tensor | None"
 
 
+def _indented(doc: list[str]) -> str:
+    """The lines of a docstring as its text in a function or class."""
+    return "\n".join(f"    {line}" if line else "" for line in doc).strip() + "\n    "
+
+
+def _example(lines: list[str]) -> list[str]:
+    """The part of a docstring that shows this example."""
+    return ["", "Example:", *(f"    {line}" for line in lines)]
+
+
 # ---- surrogates -------------------------------------------------------------------------------------------------------
 
 
@@ -51,19 +62,26 @@ def surrogate_module() -> str:
     ]
     for s in SURROGATES:
         doc = [f"gradient: ``{s.gradient_text}``", ""]
-        doc += [f"primitive: ``{s.primitive_text}``" if s.has_primitive() else "It has no smooth primitive."]
-        for p in s.parameters:
-            doc.append(f"\n    {p.name}: {p.doc}, {p.range}" if p.range != Range() else f"\n    {p.name}: {p.doc}")
+        doc += [f"primitive: ``{s.primitive_text}``" if s.has_primitive() else "It has no smooth primitive.", ""]
+        doc += ["Args:", *(f"    {p.name}: {p.doc}{_limits(p)}" for p in s.parameters), f"    spiking: {_spiking(s)}"]
+        doc += _example(surrogate_example(s))
         if s.source:
-            doc.append(f"\n    Source: {s.source}.")
-        body = "\n".join([doc[0], "", f"    {doc[2]}", *doc[3:]]) + "\n    "
+            doc += ["", f"Source: {s.source}."]
         fields = "".join(
             f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters
         )
-        parts.append(f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{body}"""\n')
+        parts.append(
+            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{_indented(doc)}"""\n'
+        )
         if fields:
             parts.append("\n" + fields)
     return "".join(parts)
+
+
+def _spiking(surrogate: type[Surrogate]) -> str:
+    if surrogate.has_primitive():
+        return "False puts the primitive in the place of the spike, forward and backward"
+    return "always True, as there is no primitive to put in the place of the spike"
 
 
 def _number(p: Float) -> str:
@@ -104,11 +122,16 @@ def _limits(p: Float | Flag) -> str:
     return f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
 
 
-def _docstring(neuron: type[Neuron], intro: str) -> str:
-    lines = [f"{(neuron.__doc__ or '').strip()}", ""]
-    if intro:
-        lines += [intro, ""]
-    lines += [*(f"    {e}" for e in step_equations(neuron)), "", "Args:"]
+def _docstring(neuron: type[Neuron]) -> list[str]:
+    lines = [f"{(neuron.__doc__ or '').strip()}", "", *(f"    {e}" for e in step_equations(neuron)), ""]
+    # Before the arguments: what looks like "words: more words" among them would be read as one.
+    lines += [
+        "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
+        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
+        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
+        "",
+        "Args:",
+    ]
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
     for t in neuron.learned:
         lines.append(
@@ -119,11 +142,6 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
             f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}"
         )
     lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
-    lines += [
-        "    Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "    the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its",
-        "    values are in range is checked on the CPU alone: on CUDA a look would wait for the device.",
-    ]
     if neuron.has_surrogate:
         lines.append(
             "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
@@ -143,17 +161,28 @@ def _docstring(neuron: type[Neuron], intro: str) -> str:
         "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
         "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
         "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
+        *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
         "",
         f"Source: {neuron.source}.",
     ]
-    return "\n".join(f"    {line}" if line else "" for line in lines).strip() + "\n    "
+    return lines
 
 
-def _function(neuron: type[Neuron], intro: str, body: str) -> str:
+def _reference_docstring(neuron: type[Neuron]) -> list[str]:
+    name = function_name(neuron)
+    return [
+        f"{(neuron.__doc__ or '').strip()}",
+        "",
+        f"``snnkern.functional.{name}``, step by step in plain PyTorch: slow, and differentiable twice. Arguments and results",
+        "are described there.",
+        *_example(function_example(neuron, f"reference.{name}")),
+    ]
+
+
+def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
     signature = "\n".join(f"    {line}" for line in _signature(neuron))
     returns = ", ".join(["Tensor"] * (1 + len(neuron.states)))
-    doc = _docstring(neuron, intro)
-    return f'\n\ndef {function_name(neuron)}(\n{signature}\n) -> tuple[{returns}]:\n    """{doc}"""\n{body}'
+    return f'\n\ndef {function_name(neuron)}(\n{signature}\n) -> tuple[{returns}]:\n    """{_indented(doc)}"""\n{body}'
 
 
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
@@ -180,7 +209,7 @@ def functional_module() -> str:
         where = f"snnkern.functional.{function_name(n)}"
         body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
-        text += _function(n, "", body)
+        text += _function(n, _docstring(n), body)
     return text
 
 
@@ -225,11 +254,7 @@ def reference_module() -> str:
             f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
             f"        {surrogate},\n        store_v_seq,\n    )\n"
         )
-        text += _function(
-            n,
-            "The same function as in snnkern.functional, step by step in plain PyTorch: slow, and differentiable twice.",
-            body,
-        )
+        text += _function(n, _reference_docstring(n), body)
     return text
 
 
@@ -270,7 +295,7 @@ def nn_module() -> str:
     )
     text += (
         "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.neurons import Range\n"
+        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.specification.neurons import Range\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
@@ -376,9 +401,10 @@ def _module(neuron: type[Neuron]) -> str:
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
+        "A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
+        "",
         "Args:",
         *(f"    {name}: {what}" for name, _, what in (*positional, *by_keyword)),
-        "    A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
         "",
         "Attributes:",
         *(
@@ -395,8 +421,7 @@ def _module(neuron: type[Neuron]) -> str:
         doc.append(
             f"    {p.name}_weight: the weight with learn_{p.name}, else None; {p.symbol} = {text.format(f'{p.name}_weight')}."
         )
-    doc += ["", f"Source: {neuron.source}."]
-    docstring = "\n".join(f"    {line}" if line else "" for line in doc).strip()
+    doc += [*_example(module_example(neuron)), "", f"Source: {neuron.source}."]
     shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
@@ -405,8 +430,7 @@ def _module(neuron: type[Neuron]) -> str:
     return f'''
 
 class {neuron.module}(MultiStep):
-    """{docstring}
-    """
+    """{_indented(doc)}"""
 
     _state_names = ({", ".join(f'"{s}"' for s in states)},)
     _shown = ({", ".join(f'"{name}"' for name in shown)},)

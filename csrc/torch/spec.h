@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "multistep.h"
+#include "../kernels/multistep.h"
 
 namespace snnkern {
 

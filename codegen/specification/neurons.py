@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from .expr import straight_through, where
+from ..graph.expr import straight_through, where
 
 
 @dataclass(frozen=True)

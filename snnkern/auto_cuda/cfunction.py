@@ -26,8 +26,8 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from . import surrogates
-from .expr import Expr, Printer, lift, topological, var, where
+from ..codegen.graph.expr import Expr, Printer, lift, topological, var, where
+from ..codegen.specification import surrogates
 
 # What the functions of a graph are called in CUDA, for float and for half2; None: half2 goes by way of float.
 _CALLS: dict[str, tuple[str, str | None]] = {

@@ -19,16 +19,29 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from . import expr
-from .expr import Expr, Printer, flag, lift, var
-from .neurons import CONVENTIONS, FINITE, NEURONS, RESETS, Flag, Float, Learned, Neuron, Parameter, Range, Step, blend
-from .surrogates import SURROGATES, Surrogate
+from ..graph import expr
+from ..graph.expr import Expr, Printer, flag, lift, var
+from ..specification.neurons import (
+    CONVENTIONS,
+    FINITE,
+    NEURONS,
+    RESETS,
+    Flag,
+    Float,
+    Learned,
+    Neuron,
+    Parameter,
+    Range,
+    Step,
+    blend,
+)
+from ..specification.surrogates import SURROGATES, Surrogate
 
 # Names of the specification and their C++ types, in the order of enum Dtype.
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 SMOOTH_DTYPES = ("f32", "f64")
 NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
-HEADER = "// Made by codegen from codegen/neurons.py and codegen/surrogates.py: edit those.\n"
+HEADER = "// Made by codegen from codegen/specification: edit that.\n"
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
 class Argument:
     """An argument of an operator: the kind tells the host what to do with it."""
 
-    kind: str  # enum class Kind of csrc/spec.h
+    kind: str  # enum class Kind of csrc/torch/spec.h
     name: str
     schema: str
     range: Range = FINITE  # of the parameter as users give it, before `inverse`
@@ -204,7 +217,7 @@ def _bool(value: bool) -> str:
 
 def registry() -> str:
     """Names, schemas and parameters of the whole specification: the same in a restricted build."""
-    lines = [HEADER + '#pragma once\n#include "../spec.h"\n\nnamespace snnkern {\n']
+    lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
     for n in NEURONS:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
@@ -346,7 +359,7 @@ def neuron_header(neuron: type[Neuron]) -> str:
     check_names(neuron)
     text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
-#include "../../elementary.h"
+#include "../../kernels/elementary.h"
 
 namespace snnkern {{
 """
@@ -490,7 +503,7 @@ def surrogate_header(surrogate: type[Surrogate]) -> str:
     text = f"""{HEADER}// gradient:  {surrogate.gradient_text}
 // primitive: {surrogate.primitive_text or "none"}
 #pragma once
-#include "../../elementary.h"
+#include "../../kernels/elementary.h"
 
 namespace snnkern {{
 
@@ -612,7 +625,7 @@ def cuda_file(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: S
         function = "backward" if is_backward else "forward"
         made[kernel] = f"&{function}<{struct_name(neuron, reset, kind)}, {used}, {DTYPES[dtype]}>"
     stem = surrogate.name if surrogate else "any"
-    return f"""{HEADER}#include "../../../multistep.cuh"
+    return f"""{HEADER}#include "../../../kernels/multistep.cuh"
 #include "../../neurons/{neuron.name}.h"
 #include "../../surrogates/{stem}.h"
 
@@ -637,7 +650,7 @@ def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
             f"SNNKERN_CPU_KERNEL void {made[kernel][1:]}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
             f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
         )
-    return f"""{HEADER}#include "../../../multistep_cpu.h"
+    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
 #include "../../neurons/{neuron.name}.h"
 
 namespace snnkern::cpu {{
@@ -665,7 +678,7 @@ def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
                 f"  for_block<{real}>(u, out, [&]({real} x) SNNKERN_INLINE {{ return surrogate.{function}(x); }});\n}}\n"
             )
     rows = ", ".join("{" + ", ".join(made) + "}" for made in names.values())
-    return f"""{HEADER}#include "../../../multistep_cpu.h"
+    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
 #include "../../surrogates/{surrogate.name}.h"
 
 namespace snnkern::cpu {{

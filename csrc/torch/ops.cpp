@@ -8,8 +8,8 @@
 
 #include <string>
 
+#include "../generated/registry.h"
 #include "autograd.h"
-#include "generated/registry.h"
 #include "host.h"
 
 namespace {

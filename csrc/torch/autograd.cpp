@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "generated/registry.h"
+#include "../generated/registry.h"
 #include "host.h"
 
 namespace snnkern {

@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import base, cfunction, expr, neurons
-from .expr import Expr, lift, topological, var
+from ..codegen.graph import expr
+from ..codegen.graph.expr import Expr, lift, topological, var
+from ..codegen.specification import neurons
+from . import base, cfunction
 
 
 def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr) -> Expr:

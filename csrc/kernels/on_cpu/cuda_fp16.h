@@ -1,5 +1,5 @@
-// What a kernel of snnkern.codegen.base finds under this name when it runs on the CPU: the index of the thread, half2,
-// and the functions that the text of such kernels uses. A launch is a loop over blocks and threads.
+// What a kernel of snnkern.auto_cuda.base finds under this name when it runs on the CPU: the index of the thread,
+// half2, and the functions that the text of such kernels uses. A launch is a loop over blocks and threads.
 #pragma once
 #include <math.h>  // not <cmath>: CUDA has expf and the like in the global namespace
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any
 
-from .emit_python import function_name, module_arguments, step_equations
-from .formula import latex, latex_step
-from .neurons import FIRING, NEURONS, Flag, Float, Neuron, Range
-from .surrogates import SURROGATES, Surrogate
+from ..graph.formula import latex, latex_step
+from ..specification.neurons import FIRING, NEURONS, Flag, Float, Neuron
+from ..specification.surrogates import SURROGATES, Surrogate
+from .kernels import schemas
+from .python import function_name, module_arguments, step_equations
 
 
 def neuron_table() -> str:
@@ -86,11 +86,15 @@ RESPONSES: dict[str, dict[str, float]] = {
 
 
 def pages() -> dict[str, str]:
-    """Every generated page, by its path below docs/generated."""
+    """Every generated page, and what others include, by its path below docs/generated."""
     return {
         "neurons/index.md": neuron_index(),
         **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
         "surrogates.md": surrogate_page(),
+        "api/functional.md": _summary(function_name(n) for n in NEURONS),
+        "api/reference.md": _summary(function_name(n) for n in NEURONS),
+        "api/nn.md": _summary(n.module for n in NEURONS),
+        "api/surrogate.md": _summary(s.__name__ for s in SURROGATES),
     }
 
 
@@ -111,12 +115,9 @@ def neuron_page(neuron: type[Neuron]) -> str:
     states = [s.name for s in neuron.states]
     function = function_name(neuron)
     starts = {"v_reset": "`v_reset`; 0 with soft reset", "0": "0"}
-    arguments = [t.argument for t in neuron.learned]
     return _text(
         f"# {neuron.module}",
         (neuron.__doc__ or "").strip(),
-        f"{{py:class}}`snnkern.nn.{neuron.module}`, {{py:func}}`snnkern.functional.{function}`, "
-        f"{{py:func}}`snnkern.reference.{function}`, `torch.ops.snnkern.{neuron.name}_forward`",
         f"Source: {neuron.source}.",
         "## Equations",
         _math(latex_step(step_equations(neuron), names, states)),
@@ -132,28 +133,37 @@ def neuron_page(neuron: type[Neuron]) -> str:
             ("state", "meaning", "where it starts"),
             ((f"`{s.name}`", s.doc, starts.get(s.start, f"`{s.start}`")) for s in neuron.states),
         ),
-        "## Parameters",
-        _parameter_table([*neuron.learned, *neuron.all_parameters()]),
-        f"The module takes, in place of {_list(t.name for t in neuron.learned)}:" if arguments else "",
-        _parameter_table(arguments) if arguments else "",
-        "At their defaults the following, the [conventions of other libraries](/migration.md), change nothing:"
-        if neuron.conventions
-        else "",
-        _parameter_table(neuron.conventions) if neuron.conventions else "",
-        _tensors(neuron),
+        f"## Module\n\n{_tensors(neuron)}",
+        _autodoc("class", f"nn.{neuron.module}", ":members:"),
+        "## Function",
+        _autodoc("function", f"functional.{function}"),
+        "## Reference",
+        _autodoc("function", f"reference.{function}"),
+        "## Operator",
+        f"```text\ntorch.ops.snnkern.{schemas(neuron)['forward']}\n```",
     )
 
 
 def _tensors(neuron: type[Neuron]) -> str:
-    """Which parameters may be tensors, and how a module learns them."""
-    names = [p.name for p in neuron.numbers()]
-    whole = [p.name for p in neuron.numbers() if p.range.integer]
-    several, others = len(names) > 1, f"any but {_list(whole)}" if whole else "any of them"
-    return (
-        f"{_list(names)}: {'each' if several else 'it'} may instead be a tensor that broadcasts against `x_seq[0]`, "
-        f"and then gets a gradient. `nn.{neuron.module}` learns {others if several else 'it'} with "
-        f"`learn_{names[0]}=True`{' and so on' if several else ''}: one value, or with `channels=C` one for each channel."
-    )
+    """How a module learns parameters, and what the conventions are."""
+    names = [p.name for p in neuron.numbers() if not p.range.integer]
+    learned = f"`learn_{names[0]}=True`{' and so on' if len(names) > 1 else ''}"
+    text = f"{_list(names)} can be learned, with {learned}: one value, or with `channels=C` one for each channel."
+    if neuron.conventions:
+        conventions = _list(c.name for c in neuron.conventions)
+        text += f" {conventions} are [conventions of other libraries](/migration.md), which change nothing at their defaults."
+    return text
+
+
+def _autodoc(kind: str, name: str, *options: str) -> str:
+    lines = [f".. auto{kind}:: snnkern.{name}", *(f"   {option}" for option in options)]
+    return "\n".join(["```{eval-rst}", *lines, "```"])
+
+
+def _summary(names: Iterable[str]) -> str:
+    """A table of members of the module at hand that are documented on other pages, with links."""
+    lines = [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names)]
+    return "\n".join(["```{eval-rst}", *lines, "```\n"])
 
 
 def surrogate_page() -> str:
@@ -172,12 +182,11 @@ def _surrogate_section(surrogate: type[Surrogate]) -> list[str]:
         formulas.append(rf"f(x) &= {latex(surrogate.primitive_text, known)}")
     return [
         f"## {surrogate.__name__}",
-        f'{{py:class}}`snnkern.surrogate.{surrogate.__name__}`, `surrogate="{surrogate.name}"` in operators',
-        f"Source: {surrogate.source}." if surrogate.source else "",
+        f'`surrogate="{surrogate.name}"` in operators.',
         _math(formulas),
         "" if surrogate.has_primitive() else "It has no primitive.",
-        _parameter_table(surrogate.parameters) if surrogate.parameters else "It has no parameters.",
         f"![Curve of {surrogate.__name__}](figures/surrogate_{surrogate.name}.svg)",
+        _autodoc("class", f"surrogate.{surrogate.__name__}"),
     ]
 
 
@@ -191,7 +200,7 @@ def _list(names: Iterable[str]) -> str:
 
 def _math(lines: Iterable[str]) -> str:
     """Lines of LaTeX as one formula, aligned at &."""
-    aligned = " \\\\[0.4em]\n".join(lines)
+    aligned = " \\\\\n".join(lines)
     return f"```{{math}}\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n```"
 
 
@@ -202,19 +211,3 @@ def _readme_section(after: str, before: str) -> str:
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _parameter_table(parameters: Iterable[Any]) -> str:
-    """A row for each parameter. One without a default is a tensor that must be given; one without a range takes anything."""
-    return _table(
-        ("parameter", "default", "range", "meaning"),
-        (
-            (
-                f"`{p.name}`",
-                f"`{_default(p)}`" if hasattr(p, "default") else "a tensor",
-                str(p.range) if getattr(p, "range", Range()) != Range() else "",
-                p.doc.replace("|", "\\|"),
-            )
-            for p in parameters
-        ),
-    )

@@ -241,7 +241,7 @@ class CKernel:
             ValueError, TypeError: see the methods check_*, set_contiguous and get_device; also for sizes of 2^31 and more.
             RuntimeError: what compiles the kernel is not installed, or the kernel does not compile.
         """
-        from snnkern import jit
+        from .. import jit
 
         shared_mem = kwargs.pop("shared_mem", 0)
         if args_1 or kwargs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from .expr import series, where
+from ..graph.expr import series, where
 from .neurons import FINITE, NOT_NEGATIVE, POSITIVE, Float, Range
 
 ALPHA = "steepness"

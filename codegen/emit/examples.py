@@ -1,0 +1,89 @@
+"""Pure: the example in the docstring of every function, module and surrogate. What it prints is computed from the equations."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from ..graph.evaluate import evaluate
+from ..graph.expr import lift, select, spike
+from ..specification.neurons import CONVENTIONS, Flag, Float, Neuron, Step
+from ..specification.surrogates import Surrogate
+
+STEPS = 6
+AMPLITUDES = (1.5, 1.0, 0.75, 0.5, 0.25)
+"""A neuron's example takes the first of these constant inputs to which its output is not constant."""
+POINTS = (-0.5, 0.0, 0.5)
+"""Where the example of a surrogate takes its gradient."""
+
+
+def function_example(neuron: type[Neuron], function: str) -> list[str]:
+    amplitude, outputs = response(neuron)
+    learned = "".join(f", {t.name}=torch.tensor({1 / t.argument.number!r})" for t in neuron.learned)
+    states = [s.name for s in neuron.states]
+    return [
+        f">>> x_seq = torch.full(({STEPS}, 2), {amplitude!r})  # {STEPS} steps of 2 neurons",
+        f">>> {', '.join([neuron.output, *states])} = snnkern.{function}(x_seq{learned})",
+        f">>> {neuron.output}[:, 0].tolist()",
+        repr(outputs),
+        f">>> {neuron.output}.shape, v.shape",
+        f"(torch.Size([{STEPS}, 2]), torch.Size([2]))",
+    ]
+
+
+def module_example(neuron: type[Neuron]) -> list[str]:
+    amplitude, outputs = response(neuron)
+    return [
+        f">>> layer = snnkern.nn.{neuron.module}()",
+        f">>> layer(torch.full(({STEPS}, 2), {amplitude!r}))[:, 0].tolist()  # {STEPS} steps of 2 neurons",
+        repr(outputs),
+        ">>> layer.v.shape  # where the next call goes on",
+        "torch.Size([2])",
+        ">>> layer.reset()",
+    ]
+
+
+def surrogate_example(surrogate: type[Surrogate]) -> list[str]:
+    arguments = ", ".join(f"{p.name}={_text(p)}" for p in surrogate.parameters)
+    p = SimpleNamespace(**{q.name: int(q.number) if q.range.integer else lift(q.number) for q in surrogate.parameters})
+    gradient = evaluate([lift(surrogate.gradient(lift(x), p)) for x in POINTS])
+    return [
+        f">>> {surrogate.name} = snnkern.surrogate.{surrogate.__name__}({arguments})",
+        f">>> [round(g, 3) for g in {surrogate.name}.gradient(torch.tensor({list(POINTS)})).tolist()]",
+        repr([round(g, 3) for g in gradient]),
+        f">>> layer = snnkern.nn.LIF(surrogate={surrogate.name})",
+    ]
+
+
+def _text(p: Float) -> str:
+    return repr(int(p.number)) if p.range.integer else repr(p.number)
+
+
+def response(neuron: type[Neuron]) -> tuple[float, list[float]]:
+    """A constant input, and what a neuron with the default parameters makes of it in each step."""
+    for amplitude in AMPLITUDES:
+        outputs = _outputs(neuron, amplitude)
+        if len(set(outputs)) > 1:
+            return amplitude, outputs
+    raise ValueError(
+        f"{neuron.name}: the output is constant for each of the inputs {AMPLITUDES}: its example needs another"
+    )
+
+
+def _outputs(neuron: type[Neuron], amplitude: float) -> list[float]:
+    p = SimpleNamespace(v_reset=lift(0), **{c.name: c.default for c in CONVENTIONS})
+    for q in neuron.all_parameters():
+        if isinstance(q, Flag):
+            setattr(p, q.name, q.default)
+        else:
+            setattr(p, q.symbol, lift(1 / q.number if q.inverse else q.number))
+    for t in neuron.learned:
+        setattr(p, t.name, lift(1 / t.argument.number))
+    states = [lift(0) if s.start == "0" else getattr(p, s.start) for s in neuron.states]
+    step = Step(spike, select, neuron.resets()[0])
+    outputs = []
+    for _ in range(STEPS):
+        output, new = neuron.step(lift(amplitude), states, p, step)
+        first, *values = evaluate([lift(output), *map(lift, new)])
+        outputs.append(float(first))
+        states = [lift(v) for v in values]
+    return outputs

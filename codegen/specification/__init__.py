@@ -1,0 +1,1 @@
+"""What a neuron and a surrogate are, and the catalogues of both."""
