@@ -8,21 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ._surrogate import Surrogate, check_surrogate
-from .codegen.specification.neurons import Range
-
-
-def check(module: str, name: str, value: Any, limits: Range) -> None:
-    """An argument of a module must be a number within its limits."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not limits.holds(value):
-        raise ValueError(f"snnkern.nn.{module}: {name} must be {limits}, got {value!r}")
-
-
-def _weight(value: Tensor, transform: str) -> Tensor:
-    """The weight from which `MultiStep._value` makes this value."""
-    if transform == "sigmoid":
-        return -(1 / value - 1).log()
-    return value.log() if transform == "exp" else value
+from ._parameters import switch
+from ._surrogate import Surrogate
+from ._values import Chosen, Number, TheSurrogate
+from .codegen.specification.neurons import NEURONS, Neuron
 
 
 class MultiStep(torch.nn.Module):
@@ -37,12 +26,39 @@ class MultiStep(torch.nn.Module):
     _state_names: tuple[str, ...] = ()
     _shown: tuple[str, ...] = ()
     _usual: ClassVar[dict[str, Any]] = {}  # values that are not worth showing
+    _numbers: ClassVar[dict[str, Number]] = {}
     _channels: int | None
+    _surrogate: Surrogate
+    _surrogate_name: str
+    _surrogate_params: list[float]
+    _surrogate_now: Tensor | None
+    _spiking: bool
+
+    channels = Chosen("channels", lambda module: module._channels)
+    surrogate = TheSurrogate()
+
+    def __init_subclass__(cls, neuron: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if neuron:
+            cls._bind(next(n for n in NEURONS if n.name == neuron))
+
+    @classmethod
+    def _bind(cls, neuron: type[Neuron]) -> None:
+        """Gives the attributes what the specification says of them."""
+        cls._state_names = tuple(s.name for s in neuron.states)
+        cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}
+        cls._numbers = {name: n for name, n in vars(cls).items() if isinstance(n, Number) and n.name == name}
+        if not neuron.has_surrogate:
+            cls.surrogate = None  # type: ignore[assignment]
+        for name, number in cls._numbers.items():
+            number.bind(neuron)
+            if not number.is_always_learned and not number.spec.range.integer:
+                setattr(cls, f"learn_{name}", Chosen(f"learn_{name}", number.is_learned))
 
     def __init__(self, store_v_seq: bool, channels: int | None) -> None:
         super().__init__()
-        name = type(self).__name__
         if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
+            name = type(self).__name__
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
@@ -50,69 +66,106 @@ class MultiStep(torch.nn.Module):
             setattr(self, state, None)
             setattr(self, f"{state}_seq", None)
 
-    def _set_surrogate(self, surrogate: Surrogate) -> None:
-        check_surrogate(f"snnkern.nn.{type(self).__name__}", surrogate)
-        self.surrogate = surrogate
-        self._surrogate_name = surrogate.name
-        self._surrogate_params = surrogate.params
-        self._spiking = surrogate.spiking
+    def _start(self, values: dict[str, Any]) -> None:
+        """Takes the constructor's arguments by name."""
+        for name, number in self._numbers.items():
+            number.start(self, values[name], bool(values.get(f"learn_{name}", False)))
+        tensors = [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
+        if self._channels is not None and not any(list(t.shape) == [self._channels] for t in tensors):
+            name = type(self).__name__
+            learn = next(n for n in self._numbers if f"learn_{n}" in values)
+            raise ValueError(
+                f"snnkern.nn.{name}: channels={self._channels} needs a number that has a value for each channel: "
+                f"learn_{learn}=True, or {learn}=torch.full(({self._channels},), ...)"
+            )
 
-    def _set(
-        self,
-        name: str,
-        value: float | Tensor | None,
-        limits: Range,
-        *,
-        learn: bool,
-        inverse: bool,
-        transform: str,
-        weight: str,
-        default: float | None = None,
-        has_number: bool = True,
-    ) -> None:
-        """Stores a parameter: a number, a fixed tensor, or a weight that is learned. The operator may take no number."""
-        module = f"snnkern.nn.{type(self).__name__}"
-        setattr(self, f"_{name}_transform", transform if learn else "")
-        if isinstance(value, Tensor):
-            if not value.is_floating_point() or not all(limits.holds(v) for v in value.detach().flatten().tolist()):
-                raise ValueError(f"{module}: {name} must be a tensor of floating-point values, each {limits}")
-        elif value is not None:
-            check(type(self).__name__, name, value, limits)
-        elif learn:
-            raise ValueError(f"{module}: learn_{name} needs a value of {name} to start from, got None")
-        if learn:
-            start = torch.as_tensor(value, dtype=torch.float64).detach()
-            if self._channels is not None:
-                start = start.expand(self._channels)
-            start = _weight(1 / start if inverse else start, transform)
-            if not start.isfinite().all():
-                raise ValueError(f"{module}: learn_{name} needs {name} within its limits, not at one, got {value!r}")
-            # Of shape [1] and not [], since FSDP does not shard scalars.
-            self.register_parameter(weight, torch.nn.Parameter(start.clone().reshape(start.shape or (1,)).float()))
-        elif isinstance(value, Tensor):
-            self.register_buffer(weight, (1 / value if inverse else value).detach().clone())
+    def _flag(self, name: str, value: Any) -> bool:
+        return bool(switch(f"snnkern.nn.{type(self).__name__}", name, value))
+
+    def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
+        # torch.nn.Module comes here when a parameter is assigned to an attribute.
+        number = getattr(type(self), name, None)
+        if isinstance(number, Number):
+            number.__set__(self, param)
         else:
-            self.register_parameter(weight, None)
-        if has_number:
-            setattr(self, name, default if isinstance(value, Tensor) else None if value is None else float(value))
+            super().register_parameter(name, param)
 
-    def _value(self, weight: torch.Tensor | None, transform: str, x_seq: torch.Tensor) -> torch.Tensor | None:
-        """A parameter as the operator takes it, or None where it is a number."""
-        if weight is None:
-            return None
-        return self._spread(weight, transform, x_seq)
+    def _tensor(
+        self,
+        value: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        now: torch.Tensor | None,
+        transform: str,
+        inverse: bool,
+        x_seq: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """A number as the tensor that the operator takes, or None where it is a number."""
+        if value is not None:
+            if inverse:
+                value = 1 / value.to(torch.float64 if x_seq.dtype == torch.float64 else torch.float32)
+            return self._spread(value, x_seq)
+        if weight is not None:
+            return self._spread(weight.sigmoid() if transform == "sigmoid" else weight.exp(), x_seq)
+        if now is not None and self._changes(now):
+            return (1 / now if inverse else now).to(x_seq.device)
+        return None
 
-    def _spread(self, weight: torch.Tensor, transform: str, x_seq: torch.Tensor) -> torch.Tensor:
-        if transform == "sigmoid":
-            weight = weight.sigmoid()
-        elif transform == "exp":
-            weight = weight.exp()
-        if transform != "" and self._channels is not None:
-            shape = [-1]
-            for _ in range(x_seq.dim() - 3):
-                shape.append(1)
-            weight = weight.reshape(shape)
-        return weight
+    def _learned(
+        self,
+        value: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        now: torch.Tensor | None,
+        transform: str,
+        inverse: bool,
+        x_seq: torch.Tensor,
+    ) -> torch.Tensor:
+        """A number that the operator takes as a tensor alone."""
+        tensor = self._tensor(value, weight, now, transform, inverse, x_seq)
+        assert tensor is not None
+        return tensor
+
+    def _changes(self, now: torch.Tensor | None) -> bool:
+        """Whether a number that was assigned is an input of the graph that is being compiled."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return False
+        else:  # TorchScript reads one branch only, and cannot read this one
+            return now is not None and torch.compiler.is_compiling()
+
+    def _spread(self, value: torch.Tensor, x_seq: torch.Tensor) -> torch.Tensor:
+        """A value for each channel as a tensor that broadcasts against x_seq[0], [N, C, ...]."""
+        channels = self._channels
+        if channels is None or value.dim() != 1 or value.shape[0] != channels:
+            return value
+        if x_seq.dim() < 3 or x_seq.shape[2] != channels:
+            raise ValueError(
+                "channels=" + str(channels) + ", but x_seq [T, N, C, ...] has shape " + str(list(x_seq.shape))
+            )
+        shape = [-1]
+        for _ in range(x_seq.dim() - 3):
+            shape.append(1)
+        return value.reshape(shape)
+
+    def _enter(
+        self,
+        state: torch.Tensor | None,
+        number: float | None,
+        value: torch.Tensor | None,
+        now: torch.Tensor | None,
+        x_seq: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """The state that the call starts from: the kept one, the one that was set, or None where the operator knows."""
+        dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        elif isinstance(state, (int, float)):  # layer.v = 0.5
+            return torch.full_like(x_seq[0], state, dtype=dtype)
+        self._check_state(state, x_seq)
+        if state is not None:
+            return state
+        tensor = self._tensor(value, None, now, "", False, x_seq)
+        if tensor is not None:
+            return tensor.expand(x_seq.shape[1:])
+        return None if number is None else torch.full_like(x_seq[0], number, dtype=dtype)
 
     def _check_state(self, state: torch.Tensor | None, x_seq: torch.Tensor) -> None:
         if state is not None and state.shape != x_seq.shape[1:]:
@@ -141,23 +194,22 @@ class MultiStep(torch.nn.Module):
         for name in self._state_names:
             for key in (name, f"{name}_seq"):
                 state = getattr(self, key)
-                if state is not None:
+                if isinstance(state, Tensor):
                     setattr(self, key, state.to(fn(state).device))
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, weight in self._parameters.items():
-            saved = state_dict.get(prefix + name)
-            if saved is not None and weight is not None and saved.dim() == 0:  # other libraries have scalars
-                state_dict[prefix + name] = saved.reshape(weight.shape)
+        for number in self._numbers.values():
+            number.translate(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a pickle of the module has the values of the state, not the graph that made them.
         own = dict(self.__dict__)
+        own["_buffers"] = {key: t if t is None or t.is_leaf else t.detach() for key, t in self._buffers.items()}
         for name in self._state_names:
             for key in (name, f"{name}_seq"):
-                if own.get(key) is not None:
+                if isinstance(own.get(key), Tensor):
                     own[key] = own[key].detach()
         return own
 
@@ -166,7 +218,14 @@ class MultiStep(torch.nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        values = {name: getattr(self, name) for name in self._shown}
-        shown = [f"{name}={v}" for name, v in values.items() if name not in self._usual or v != self._usual[name]]
-        surrogate = getattr(self, "surrogate", None)  # a neuron may have none
-        return ", ".join(shown if surrogate is None else [*shown, f"surrogate={surrogate}"])
+        shown = []
+        for name in self._shown:
+            number = self._numbers.get(name)
+            value = getattr(self, name)
+            if isinstance(value, torch.Tensor) or name not in self._usual or value != self._usual[name]:
+                shown.append(f"{name.removeprefix('init_')}={number.show(self) if number else repr(value)}")
+        if self._channels is not None:
+            shown.append(f"channels={self._channels}")
+        if self.surrogate is not None:  # a neuron may have none
+            shown.append(f"surrogate={self.surrogate}")
+        return ", ".join(shown)

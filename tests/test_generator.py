@@ -191,7 +191,7 @@ def test_a_neuron_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None
     assert "ToyHard" in files["cuda/toy/atan.cu"] and "ToySoft" in files["cpu/neurons/toy.cpp"]
     assert "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, float v_threshold=1." in files["registry.h"]
     modules = python.files()
-    assert "def toy(" in modules["functional.py"] and "class Toy(MultiStep)" in modules["nn.py"]
+    assert "def toy(" in modules["functional.py"] and "class Toy(MultiStep, neuron=" in modules["nn.py"]
     for text in modules.values():
         compile(text, "generated", "exec")
 

@@ -137,7 +137,9 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
-        (lambda: nn.LIF(tau=1.0), "snnkern.nn.LIF: tau must be a finite number > 1 or inf, got 1.0"),
+        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
+        (lambda: nn.LIF(decay_input="no"), "snnkern.nn.LIF: decay_input must be True or False, got 'no'"),  # type: ignore[arg-type]
         (
             lambda: nn.ParametricLIF(init_tau=0.5),
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
@@ -159,6 +161,7 @@ def test_repr_shows_the_arguments() -> None:
 def test_public_names() -> None:
     for n in NEURONS:
         assert getattr(nn, n.module).__doc__ and n.source in getattr(nn, n.module).__doc__
-        for module in (functional, snnkern.reference):
-            doc = getattr(module, "if_" if n.name == "if" else n.name).__doc__
-            assert all(word in doc for word in ("x_seq", "v_init", "Returns:", "Raises:", n.source, *n.equations))
+        name = "if_" if n.name == "if" else n.name
+        doc = getattr(functional, name).__doc__
+        assert all(word in doc for word in ("x_seq", "v_init", "Returns:", "Raises:", n.source, *n.equations))
+        assert f"snnkern.functional.{name}" in getattr(snnkern.reference, name).__doc__

@@ -176,6 +176,8 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     out += [_tensor_argument(p) for p in neuron.all_parameters() if isinstance(p, Float)]
     out += [_argument(p, True) for p in neuron.conventions]
     out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
+    if neuron.has_surrogate:
+        out.append(Argument("SurrogateTensor", "surrogate_params_tensor", "Tensor? surrogate_params_tensor=None"))
     return out
 
 
@@ -190,9 +192,10 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
     grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
     # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters and
-    # conventions alone.
+    # what follows alone.
     plain = ", ".join(
-        a.schema if a.kind == "Tensor" or a.is_convention else a.schema.split("=")[0] for a in arguments(neuron)
+        a.schema if a.kind in ("Tensor", "SurrogateTensor") or a.is_convention else a.schema.split("=")[0]
+        for a in arguments(neuron)
     )
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {

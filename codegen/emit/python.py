@@ -5,8 +5,6 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
 from ..specification.surrogates import SURROGATES, Surrogate
 from .examples import function_example, module_example, surrogate_example
@@ -198,6 +196,8 @@ def functional_module() -> str:
     for n in NEURONS:
         values = []
         for a in arguments(n):
+            if a.kind == "SurrogateTensor":  # the last; functions take numbers
+                continue
             values.append(
                 {
                     "surrogate": "surrogate.name",
@@ -266,23 +266,6 @@ def module_arguments(neuron: type[Neuron]) -> list[Float | Flag]:
     return [*(t.argument for t in neuron.learned), *neuron.parameters]
 
 
-def _module_range(p: Float) -> Range:
-    """A module's range: a time constant of 1, which forgets everything, is left to the operator."""
-    return replace(p.range, low_open=True) if p.inverse and p.range.low == 1 else p.range
-
-
-def _range_code(r: Range) -> str:
-    given = {f.name: getattr(r, f.name) for f in fields(r) if getattr(r, f.name) != f.default}
-    return f"Range({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
-def _transform(limits: Range) -> str:
-    """From a weight, which may be any number, to a parameter within its limits."""
-    if limits.low == 0:
-        return "sigmoid" if limits.high == 1 else "exp" if limits.high == float("inf") else "identity"
-    return "identity"
-
-
 def _module_kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
@@ -295,21 +278,13 @@ def nn_module() -> str:
     )
     text += (
         "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.specification.neurons import Range\n"
+        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
     for n in NEURONS:
         text += _module(n)
     return text
-
-
-def _set(p: Float, symbol_range: Range, weight: str, learn: str, number: str) -> str:
-    """`number`: what the operator takes beside a tensor."""
-    return (
-        f'        self._set("{p.name}", {p.name}, {_range_code(_module_range(p))}, learn={learn}, inverse={p.inverse is not None}, '
-        f'transform="{_transform(symbol_range)}", weight="{weight}", {number})\n'
-    )
 
 
 _ModuleArgument = tuple[str, str, str]  # name, type = default, what it is
@@ -321,8 +296,7 @@ def _module_signature(
     """The arguments of a module, and those that are given by keyword alone."""
     out = []
     for p in (*module_arguments(neuron), *neuron.firing):
-        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
-        out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + limits))
+        out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)))
     if neuron.has_surrogate:  # before detach_reset
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
         out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
@@ -331,6 +305,8 @@ def _module_signature(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")
     )
     by_keyword = [(p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)) for p in neuron.conventions]
+    for s in neuron.states:
+        by_keyword.append((s.init.name, f"{_module_kind(s.init)} = None", f"{s.init.doc}; None: {_start(s)}"))
     by_keyword += [
         (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
         for p in learnable
@@ -341,58 +317,102 @@ def _module_signature(
 
 def _module(neuron: type[Neuron]) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
-    every = [*(t.argument for t in neuron.learned), *neuron.all_parameters(), *neuron.conventions]
-    adjustable = [p for p in every if isinstance(p, Float) and p.name not in starts]
-    learnable = [p for p in adjustable if not p.range.integer]
+    every = [*module_arguments(neuron), *neuron.firing, *neuron.conventions]
+    inits = [s.init for s in neuron.states]
+    numbers = [p for p in (*every, *inits) if isinstance(p, Float)]
+    learnable = [p for p in numbers if p.name not in starts and not p.range.integer]
     positional, by_keyword = _module_signature(neuron, learnable)
-    sets = "        super().__init__(store_v_seq, channels)\n"
-    for p in every:
-        if isinstance(p, Float) and p.name in starts:
-            learned = starts[p.name]
-            inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
-            sets += _set(inverse, learned.range, learned.weight, "True", "has_number=False")
-        elif isinstance(p, Float):
-            learn = f"learn_{p.name}" if p in learnable else "False"
-            sets += _set(p, p.tensor_range, f"{p.name}_weight", learn, f"default={p.default!r}")
-        else:
-            sets += f"        self.{p.name} = {p.name}\n"
+
+    attributes = "".join(f"    {_shown(p)}{p.name} = Number()\n" for p in numbers)
+    annotations = "".join(
+        f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
+    )
+    annotations += "    _channels: Optional[int]\n"
+    for p in numbers:
+        weight = starts[p.name].weight if p.name in starts else p.weight_key
+        keys = dict.fromkeys((p.value_key, weight, f"_{p.name}_now"))
+        annotations += f"    _{p.name}: {'float' if p.none is None else 'Optional[float]'}\n"
+        annotations += "".join(f"    {key}: Optional[Tensor]\n" for key in keys)
     if neuron.has_surrogate:
-        sets += "        self._set_surrogate(surrogate)\n"
+        annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
+
+    sets = "        super().__init__(store_v_seq, channels)\n"
+    sets += "".join(f'        self.{p.name} = self._flag("{p.name}", {p.name})\n' for p in every if isinstance(p, Flag))
+    if neuron.has_surrogate:
+        sets += "        self.surrogate = surrogate\n"
+    given = [p.name for p in numbers] + [f"learn_{p.name}" for p in learnable]
+    sets += "        self._start(\n            {" + ", ".join(f'"{name}": {name}' for name in given) + "}\n        )\n"
+
     states = [s.name for s in neuron.states]
-    tensors = {f"{p.symbol}_tensor": p.name for p in adjustable}
-    symbols = {t.name: t for t in neuron.learned}
-    values = []
-    for a in arguments(neuron):
-        if a.name == "x_seq":
-            values.append("x_seq")
-        elif a.name in symbols:
-            values.append(
-                f"self._spread(self.{symbols[a.name].weight}, self._{symbols[a.name].argument.name}_transform, x_seq)"
-            )
-        elif a.name in tensors:
-            name = tensors[a.name]
-            values.append(f"self._value(self.{name}_weight, self._{name}_transform, x_seq)")
-        elif a.name.endswith("_init"):
-            values.append(f"self.{a.name.removesuffix('_init')}")
-        elif a.name in ("surrogate", "surrogate_params", "spiking"):
-            values.append({"surrogate": "self._surrogate_name"}.get(a.name, f"self._{a.name}"))
-        else:
-            values.append(f"self.{a.name}")
-    call = "".join(f"            {v},\n" for v in values)
+    call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
     keep = "".join(
         f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
-    annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
-    annotations += "    _channels: Optional[int]\n"
-    optional = [p.name for p in neuron.numbers() if p.none is not None]
-    annotations += "".join(f"    {name}: Optional[float]\n" for name in optional)
-    if neuron.has_surrogate:
-        annotations += "    _surrogate_params: List[float]\n"
-    annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
-    annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in adjustable)
-    check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
+    declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
+    declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
+    parameters = "".join(f"        {text},\n" for text in declared)
+    shown = [p.name for p in (*every, *inits)] + ["store_v_seq"]
+    docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
+    return f"""
+
+class {neuron.module}(MultiStep, neuron="{neuron.name}"):
+    \"""{_indented(docstring)}\"""
+
+{attributes}
+    _shown = ({", ".join(f'"{name}"' for name in shown)},)
+    # For TorchScript, which reads these and not the assignments.
+{annotations}
+    def __init__(
+        self,
+{parameters}    ) -> None:
+{sets}
+    def forward(self, x_seq: Tensor) -> Tensor:
+        {names} = torch.ops.snnkern.{neuron.name}_forward(
+{call}        )
+        if self._keeps_state():
+{keep}        return {neuron.output}  # type: ignore[no-any-return]
+
+    @torch.jit.export
+    def reset(self) -> None:
+        \"""Forgets the state: the next call starts afresh, with any batch size.\"""
+{"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in states)}
+    @torch.jit.export
+    def detach(self) -> None:
+        \"""Keeps the state and cuts its gradient: truncated back-propagation through time.\"""
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}"""
+
+
+def _shown(p: Float) -> str:
+    """What learning starts from can be read as what is learned, too: init_tau as tau."""
+    return f"{p.name.removeprefix('init_')} = " if p.name.startswith("init_") else ""
+
+
+def _module_values(neuron: type[Neuron]) -> list[str]:
+    """What a module gives the operator for each of its arguments."""
+
+    def tensor(p: Float, weight: str, transform: str, inverse: bool) -> str:
+        return f'(self.{p.value_key}, self.{weight}, self._{p.name}_now, "{transform}", {inverse}, x_seq)'
+
+    values = {"x_seq": "x_seq"}
+    for t in neuron.learned:
+        values[t.name] = f"self._learned{tensor(t.argument, t.weight, t.range.transform, True)}"
+    for s in neuron.states:
+        p = s.init
+        values[p.name] = f"self._enter(self.{s.name}, self._{p.name}, self.{p.value_key}, self._{p.name}_now, x_seq)"
+    for p in neuron.numbers():
+        transform, inverse = p.tensor_range.transform, p.inverse is not None
+        values[p.name] = f"{p.default!r} if self._changes(self._{p.name}_now) else self._{p.name}"
+        values[f"{p.symbol}_tensor"] = f"self._tensor{tensor(p, p.weight_key, transform, inverse)}"
+    values["surrogate"] = "self._surrogate_name"
+    values["surrogate_params"] = "None if self._changes(self._surrogate_now) else self._surrogate_params"
+    values["surrogate_params_tensor"] = "self._surrogate_now if self._changes(self._surrogate_now) else None"
+    values["spiking"] = "self._spiking"
+    return [values.get(a.name, f"self.{a.name}") for a in arguments(neuron)]
+
+
+def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[_ModuleArgument]) -> list[str]:
     doc = [
         (neuron.__doc__ or "").strip(),
         "",
@@ -401,62 +421,30 @@ def _module(neuron: type[Neuron]) -> str:
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
-        "A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
+        "A number may also be a tensor that broadcasts against x_seq[0], or has a value for each of `channels`. A",
+        "torch.nn.Parameter is used as it is and gets its gradient; any other is copied, or is where learning starts.",
+        "Each argument is an attribute, which gives the value in use (of what is learned, the present one); a value that is",
+        "assigned is used from the next call on.",
         "",
         "Args:",
-        *(f"    {name}: {what}" for name, _, what in (*positional, *by_keyword)),
+        *(f"    {name}: {what}" for name, _, what in given),
         "",
         "Attributes:",
-        *(
-            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict."
-            for s in neuron.states
-        ),
     ]
-    doc += [
-        f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
-        for t in neuron.learned
-    ]
-    for p in learnable:
-        text = {"sigmoid": "sigmoid({})", "exp": "exp({})", "identity": "{}"}[_transform(p.tensor_range)]
+    for s in neuron.states:
         doc.append(
-            f"    {p.name}_weight: the weight with learn_{p.name}, else None; {p.symbol} = {text.format(f'{p.name}_weight')}."
+            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; assign to set it. Not in the state_dict."
         )
-    doc += [*_example(module_example(neuron)), "", f"Source: {neuron.source}."]
-    shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
-    declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
-    declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
-    parameters = "".join(f"        {text},\n" for text in declared)
-    usual = ", ".join(f'"{p.name}": {p.default!r}' for p in neuron.conventions)
-    return f'''
-
-class {neuron.module}(MultiStep):
-    """{_indented(doc)}"""
-
-    _state_names = ({", ".join(f'"{s}"' for s in states)},)
-    _shown = ({", ".join(f'"{name}"' for name in shown)},)
-    _usual = {{{usual}}}
-    # For TorchScript, which reads these and not the assignments.
-{annotations}
-    def __init__(
-        self,
-{parameters}    ) -> None:
-{sets}
-    def forward(self, x_seq: Tensor) -> Tensor:
-{check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
-{call}        )
-        if self._keeps_state():
-{keep}        return {neuron.output}  # type: ignore[no-any-return]
-
-    @torch.jit.export
-    def reset(self) -> None:
-        """Forgets the state: the next call starts afresh, with any batch size."""
-{"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in states)}
-    @torch.jit.export
-    def detach(self) -> None:
-        """Keeps the state and cuts its gradient: truncated back-propagation through time."""
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}'''
+    doc += [f"    {t.weight}: {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}." for t in neuron.learned]
+    for p in learnable:
+        made = {"sigmoid": f"sigmoid({p.weight_key})", "exp": f"exp({p.weight_key})"}.get(p.tensor_range.transform)
+        doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
+        doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
+    return [*doc, *_example(module_example(neuron)), "", f"Source: {neuron.source}."]
 
 
 def _detach(key: str) -> str:
     # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
-    return f"        {key} = self.{key}\n        if {key} is not None:\n            self.{key} = {key}.detach()\n"
+    return (
+        f"        {key} = self.{key}\n        if isinstance({key}, Tensor):\n            self.{key} = {key}.detach()\n"
+    )

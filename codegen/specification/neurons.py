@@ -40,6 +40,13 @@ class Range:
             return False
         return (value > self.low if self.low_open else value >= self.low) and value <= self.high
 
+    @property
+    def transform(self) -> str:
+        """What makes a value within these limits of a weight that may be any number."""
+        if self.low == 0:
+            return "sigmoid" if self.high == 1 else "exp" if self.high == math.inf else "identity"
+        return "identity"
+
 
 FINITE = Range()
 POSITIVE = Range(0, low_open=True)
@@ -81,6 +88,18 @@ class Float:
             return self.range
         return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=not self.range.infinite)
 
+    @property
+    def value_key(self) -> str:
+        """The key of a module's state_dict for the value itself."""
+        return f"{self.name.removeprefix('init_')}_value"
+
+    @property
+    def weight_key(self) -> str:
+        """The key for what a module learns, from which it makes the value: decay_logit, k_log, v_c_value."""
+        if self.tensor_range.transform == "identity":
+            return self.value_key
+        return f"{self.symbol}_{'logit' if self.tensor_range.transform == 'sigmoid' else 'log'}"
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -112,6 +131,11 @@ class State:
     name: str
     doc: str
     start: str = "0"  # a parameter's name, or 0
+
+    @property
+    def init(self) -> Float:
+        """Where a module starts it."""
+        return Float(f"{self.name}_init", None, f"{self.doc} at the start and after reset()", none=0.0)
 
 
 POTENTIAL = State("v", "membrane potential", start="v_reset")

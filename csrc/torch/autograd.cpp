@@ -95,11 +95,10 @@ struct Backward : Node {
     const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
     Stack stack;
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
-    stack.emplace_back(tensor_at(inputs));
+    stack.emplace_back(tensor_at(neuron.tensors()));
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
-      const bool saved = is_differentiable(neuron.arguments[i].kind);
-      stack.push_back(saved ? optional(tensor_at(tensor++)) : arguments[i]);
+      stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
     }
     operators(neuron).backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
@@ -154,10 +153,13 @@ bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
 void autograd(const NeuronSpec& neuron, Stack& stack) {
   const Operators& ops = operators(neuron);
   const c10::IValue* values = arguments(neuron, stack, neuron.argument_count);
-  variable_list inputs;
+  variable_list inputs, tensors;  // what gets a gradient, and what is kept
   for (int i = 0; i < neuron.argument_count; ++i) {
-    if (!is_differentiable(neuron.arguments[i].kind)) continue;
-    inputs.push_back(values[i].isNone() ? Tensor() : values[i].toTensor());
+    const Kind kind = neuron.arguments[i].kind;
+    if (!is_tensor(kind)) continue;
+    tensors.push_back(values[i].isNone() ? Tensor() : values[i].toTensor());
+    if (!is_differentiable(kind)) continue;
+    inputs.push_back(tensors.back());
     const Tensor& t = inputs.back();
     if (!t.defined()) continue;
     TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(0).defined(), "snnkern.", neuron.name,
@@ -172,7 +174,7 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
   auto node = make_node<Backward>(neuron);
   node->set_next_edges(torch::autograd::collect_next_edges(inputs));
   for (int i = 0; i < neuron.argument_count; ++i) {
-    node->arguments.push_back(is_differentiable(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
+    node->arguments.push_back(is_tensor(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
   }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -183,7 +185,7 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
     Tensor output = torch::jit::peek(stack, i, 1 + neuron.states).toTensor();
     torch::autograd::set_history(output, node);
   }
-  for (const Tensor& t : inputs) node->tensors.emplace_back(t, false);
+  for (const Tensor& t : tensors) node->tensors.emplace_back(t, false);
   node->tensors.emplace_back(checkpoints, false);
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
   torch::autograd::fire_node_creation_hooks(node);

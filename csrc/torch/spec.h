@@ -36,10 +36,13 @@ enum class Kind {
   kStoreSeq,         // bool
   kSpiking,          // bool
   kTensor,           // Tensor?: a parameter's value for each neuron, in the place of its number
+  kSurrogateTensor,  // Tensor?: surrogate_params as a tensor on the CPU, for values that change under torch.compile
 };
 constexpr bool is_differentiable(Kind kind) {
   return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor;
 }
+// What autograd keeps as a tensor.
+constexpr bool is_tensor(Kind kind) { return is_differentiable(kind) || kind == Kind::kSurrogateTensor; }
 
 struct Argument {
   Kind kind;
@@ -65,6 +68,12 @@ struct NeuronSpec {
   int differentiable() const {
     int count = 0;
     for (const Argument& argument : *this) count += is_differentiable(argument.kind);
+    return count;
+  }
+  // How many are tensors.
+  int tensors() const {
+    int count = 0;
+    for (const Argument& argument : *this) count += is_tensor(argument.kind);
     return count;
   }
   const Argument* begin() const { return arguments; }
