@@ -145,7 +145,7 @@ def test_arguments_are_checked_by_name() -> None:
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
         ),
         (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number or inf, got nan"),
-        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a finite number, got '0'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a number, a tensor or None, got '0'"),  # type: ignore[arg-type]
         (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be a surrogate of snnkern.surrogate, such as"),  # type: ignore[arg-type]
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(message)):

@@ -208,8 +208,9 @@ void check_number(const Call& call, const std::string& name, const Range& range,
 
 void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double> given) {
   const SurrogateSpec& spec = kSurrogates[call.surrogate];
-  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ", spec.param_count,
-                spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name, "', got ", given.size());
+  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ",
+                      spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
+                      "', got ", given.size());
   for (int i = 0; i < spec.param_count; ++i) {
     const SurrogateParam& p = spec.params[i];
     check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + spec.name + "'", p.range, given[i]);
