@@ -11,7 +11,8 @@ from torch import Tensor
 from ._parameters import switch
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
-from .codegen.specification.neurons import NEURONS, Neuron
+from .codegen.specification.base import Neuron
+from .codegen.specification.neurons import NEURONS
 
 
 class MultiStep(torch.nn.Module):

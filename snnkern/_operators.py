@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from .codegen.specification.neurons import NEURONS, Neuron
+from .codegen.specification.base import Neuron
+from .codegen.specification.neurons import NEURONS
 
 
 @dataclass(frozen=True)

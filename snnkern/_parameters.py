@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codegen.specification.neurons import Range
+from .codegen.specification.base import Range
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _DTYPE_NAMES = "float32, float64, float16 or bfloat16"

@@ -23,7 +23,8 @@ from ._parameters import (
     switch,
 )
 from ._surrogate import Surrogate, check_surrogate
-from .codegen.specification.neurons import CONVENTIONS, NEURONS, Neuron, Range, Step, blend
+from .codegen.specification.base import CONVENTIONS, Neuron, Range, Step, blend
+from .codegen.specification.neurons import NEURONS
 
 _BY_NAME = {n.name: n for n in NEURONS}
 _FLOAT32_MAX = torch.finfo(torch.float32).max

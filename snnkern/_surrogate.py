@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
 from ._parameters import check_range, number, switch
+from .codegen.specification.base import Surrogate as Equations
 from .codegen.specification.surrogates import SURROGATES
-from .codegen.specification.surrogates import Surrogate as Equations
 
 
 def check_surrogate(where: str, surrogate: Any) -> None:

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from ._parameters import check_range, number
 from ._surrogate import Surrogate, check_surrogate
-from .codegen.specification.neurons import Neuron
+from .codegen.specification.base import Neuron
 
 if TYPE_CHECKING:
     from ._nn import MultiStep

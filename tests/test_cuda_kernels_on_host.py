@@ -34,9 +34,10 @@ import pytest
 import torch
 
 import snnkern  # noqa: F401  loads the operators
-from snnkern.codegen.emit import kernels
-from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron
-from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit import kernels, schema, step
+from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
+from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import KINDS, calm
 
@@ -325,7 +326,7 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
     )
 
 
-schema_of = functools.cache(kernels.arguments)
+schema_of = functools.cache(schema.arguments)
 
 
 def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
@@ -344,6 +345,7 @@ def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
         "StoreSeq": lambda _: case.store_seq,
         "Spiking": lambda _: case.spiking,
         "Tensor": inputs.tensors.get,
+        "SurrogateTensor": lambda _: None,
     }
     return [values[argument.kind](argument.name) for argument in schema_of(case.neuron)]
 
@@ -481,7 +483,7 @@ def uses_library(surrogate: type[Surrogate] | None, spiking: bool) -> bool:
     """Whether a function comes in that the two devices take from different libraries."""
     if surrogate is None:
         return False
-    gradient, _, primitive = kernels.surrogate_header(surrogate).partition(" primitive(")
+    gradient, _, primitive = step.surrogate_header(surrogate).partition(" primitive(")
     return bool(re.search(r"math::(?!abs|floor|quotient)", gradient if spiking else gradient + primitive))
 
 
@@ -512,7 +514,7 @@ def check(case: Case, got: list[torch.Tensor], want: list[torch.Tensor], exact: 
 
 def check_forward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
-    exact = kernels.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
+    exact = step.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
     check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -520,7 +522,7 @@ def check_backward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
     checkpoints = cpu_forward(case, inputs)[-1]
     got = summed(case, host_backward(host_cuda, case, inputs, checkpoints))
-    exact = kernels.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
+    exact = step.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
     check(case, got, cpu_backward(case, inputs, checkpoints), exact)
 
 
@@ -609,8 +611,8 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
 
 def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
     """The passes that tensors and conventions take, with the surrogate compiled in and called."""
-    struct = kernels.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
-    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", kernels.neuron_header(base.neuron), re.DOTALL)
+    struct = step.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
+    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", step.neuron_header(base.neuron), re.DOTALL)
     surrogates = (False, True) if base.neuron.has_surrogate else (False,)
     for backward, by_number in [(False, False), *((True, called) for called in surrogates)]:
         ran = set()
@@ -644,7 +646,7 @@ def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: s
         infinite = torch.arange(7) % 2 == 0
         inputs.tensors["v_threshold_tensor"][infinite] = math.inf
         forward = cpu_forward(case, inputs)
-        exact = kernels.is_exact(neuron) and case.spiking
+        exact = step.is_exact(neuron) and case.spiking
         check(case, host_forward(host_cuda, case, inputs), forward, exact)
         gradients = host_backward(host_cuda, case, inputs, forward[-1])
         check(case, gradients, cpu_backward(case, inputs, forward[-1]), exact)
@@ -684,9 +686,7 @@ def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron]
             args.state[k] = state.data_ptr()
         assert host_cuda.call(base, args, backward=False) is None
         memory.check()
-        check(
-            base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=kernels.is_exact(neuron)
-        )
+        check(base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=step.is_exact(neuron))
 
 
 @each_dtype
@@ -698,7 +698,7 @@ def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], re
         case = Case(neuron, reset, dtype, T=20, N=8, store_seq=store_seq)
         inputs = inputs_of(case)
         inputs.x[3], inputs.x[11] = special, special.flip(0)
-        exact = kernels.is_exact(neuron)
+        exact = step.is_exact(neuron)
         check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -729,7 +729,7 @@ def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dty
         case = Case(neuron, neuron.resets()[0], dtype, ATAN, T=18, N=N)
         inputs = inputs_of(case)
         want = cpu_forward(case, inputs)
-        exact = kernels.is_exact(neuron)
+        exact = step.is_exact(neuron)
         for reverse in (False, True):
             host_cuda.mode(reverse=reverse)
             check(case, host_forward(host_cuda, case, inputs), want, exact)

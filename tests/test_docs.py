@@ -15,8 +15,9 @@ from torch import Tensor
 from snnkern.codegen.emit.docs import pages
 from snnkern.codegen.emit.python import function_name, step_equations
 from snnkern.codegen.graph.formula import Equation, Node, latex, latex_step, read, read_equation
-from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron, Step
-from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.specification.base import RESETS, Float, Neuron, Step, Surrogate
+from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import SURROGATE_CLASSES, flag_settings, neuron_class
 

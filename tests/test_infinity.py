@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnkern import functional, reference, surrogate
-from snnkern.codegen.emit.kernels import is_exact
+from snnkern.codegen.emit.step import is_exact
 from snnkern.codegen.specification.neurons import NEURONS, Driven
 
 from support import (

@@ -15,7 +15,7 @@ from snnkern import functional, reference, surrogate
 from snnkern.auto_cuda import base, cfunction, neuron_kernel
 from snnkern.auto_cuda.neuron_kernel import NeuronATGFBase
 from snnkern.codegen.specification import neurons
-from snnkern.codegen.specification.neurons import RESETS
+from snnkern.codegen.specification.base import RESETS
 
 from support import PARAMETER_TOLERANCE, TOLERANCE, error, neuron_class, noise, threads
 

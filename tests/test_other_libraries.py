@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from snnkern import functional, surrogate
 
-from support import SURROGATE_CLASSES, error, noise
+from support import SURROGATE_CLASSES, double_precision, error, library, noise
 
 EXACT = 1e-12  # relative: the equations are the same, the order of the operations is not
 SHAPE = (16, 64)
@@ -28,25 +27,9 @@ Run = Callable[..., Outputs]
 
 
 @pytest.fixture(autouse=True)
-def in_double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """snnTorch and Sinabs make their spikes with .float(), and all of them constants of the default dtype."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-def library(name: str) -> Any:
-    """A library's module, or a skip that says which library is missing."""
-    distribution = name.partition(".")[0]
-    try:
-        found = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{distribution} is not installed (pip install .[peers])")
-    if distribution == "spikingjelly" and not found.startswith("2."):
-        pytest.skip(f"spikingjelly {found} is installed, but the tests are beside its version 2 (pip install .[peers])")
-    return pytest.importorskip(name, reason=f"{distribution} is installed, but {name} cannot be imported")
+def in_double_precision() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
 @dataclass(frozen=True)

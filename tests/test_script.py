@@ -11,7 +11,7 @@ from torch import Tensor
 
 import snnkern
 from snnkern import functional
-from snnkern.codegen.specification.neurons import RESETS
+from snnkern.codegen.specification.base import RESETS
 
 from support import KINDS, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
 

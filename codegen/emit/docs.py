@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from ..graph.formula import latex, latex_step
-from ..specification.neurons import FIRING, NEURONS, Flag, Float, Neuron
-from ..specification.surrogates import SURROGATES, Surrogate
-from .kernels import schemas
+from ..specification.base import FIRING, Flag, Float, Neuron, Surrogate
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
 from .python import function_name, module_arguments, step_equations
+from .schema import schemas
 
 
 def neuron_table() -> str:

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 from ..graph.evaluate import evaluate
 from ..graph.expr import lift, select, spike
-from ..specification.neurons import CONVENTIONS, Flag, Float, Neuron, Step
-from ..specification.surrogates import Surrogate
+from ..specification.base import CONVENTIONS, Flag, Float, Neuron, Step, Surrogate
 
 STEPS = 6
 AMPLITUDES = (1.5, 1.0, 0.75, 0.5, 0.25)

@@ -5,12 +5,13 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
-from ..specification.surrogates import SURROGATES, Surrogate
+from ..specification.base import Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
-from .kernels import arguments
+from .schema import MADE_BY, arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:

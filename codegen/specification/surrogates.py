@@ -8,10 +8,13 @@ finite x in float32: forms that overflow are avoided. To add a surrogate, add a 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from ..graph.expr import series, where
-from .neurons import FINITE, NOT_NEGATIVE, POSITIVE, Float, Range
+from .base import FINITE, NOT_NEGATIVE, POSITIVE, Float, Range, Surrogate
+
+# What a class needs, whoever writes it.
+__all__ = ["POSITIVE", "SURROGATES", "Float", "Range", "Surrogate", "series", "where"]
 
 ALPHA = "steepness"
 HALF_PI = math.pi / 2
@@ -39,28 +42,6 @@ def normal(x: Any, sigma: Any) -> Any:
 def sign(x: Any, magnitude: Any) -> Any:
     """The magnitude with the sign of x."""
     return where(x < 0, -magnitude, magnitude)
-
-
-class Surrogate:
-    """Base of all surrogates."""
-
-    name: ClassVar[str]
-    gradient_text: ClassVar[str]
-    primitive_text: ClassVar[str] = ""
-    parameters: ClassVar[tuple[Float, ...]] = ()
-    source: ClassVar[str] = ""
-
-    @staticmethod
-    def gradient(x: Any, p: Any) -> Any:
-        raise NotImplementedError
-
-    @staticmethod
-    def primitive(x: Any, p: Any) -> Any:
-        raise NotImplementedError
-
-    @classmethod
-    def has_primitive(cls) -> bool:
-        return cls.primitive is not Surrogate.primitive
 
 
 class Sigmoid(Surrogate):

@@ -1,10 +1,13 @@
 """Kernels of your own: CUDA text from a few lines of core, run on the GPU or, for CPU tensors, by the host's compiler.
 
-    >>> heaviside = CKernel1D(kernel_name="heaviside")
+    >>> x, y = torch.tensor([-1.0, 0.0, 2.0]), torch.zeros(3)
+    >>> heaviside = base.CKernel1D(kernel_name="heaviside")
     >>> heaviside.add_param(ctype="const float *", cname="x")
     >>> heaviside.add_param(ctype="float *", cname="y")
     >>> heaviside.core = "y[index] = x[index] >= 0.0f ? 1.0f : 0.0f;"
     >>> heaviside.simple_call(x=x, y=y)
+    >>> y
+    tensor([0., 1., 1.])
 
 The text of a kernel is made here; snnkern.jit compiles and runs it. While logging is at level DEBUG, comments in the text show
 where its parts begin and end.
@@ -34,12 +37,22 @@ _DTYPES = {"float": torch.float32, "half2": torch.float16, "int": torch.int32}
 
 
 def is_debugging() -> bool:
-    """Whether texts get comments that show their parts."""
+    """Whether texts get comments that show their parts.
+
+    Example:
+        >>> base.is_debugging()
+        False
+    """
     return _logger.isEnabledFor(logging.DEBUG)
 
 
 def cal_blocks(numel: int, threads: int = CUDA_THREADS) -> int:
-    """How many blocks of so many threads give every element a thread."""
+    """How many blocks of so many threads give every element a thread.
+
+    Example:
+        >>> base.cal_blocks(1000, threads=512)
+        2
+    """
     return (numel + threads - 1) // threads
 
 
@@ -83,6 +96,16 @@ class CKernel:
         cparams: the parameters, {name: C type}, in the order of the text. Types are float, half2 and int: `const float *`
             for a tensor (of torch.half for half2), `const float &` or `float` for a scalar.
         reserved_cnames: names that the text uses itself, which no parameter may have
+
+    Example:
+        >>> copy = base.CKernel("copy")
+        >>> copy.add_param("const float *", "x")
+        >>> copy.add_param("float *", "y")
+        >>> copy.core = "y[threadIdx.x] = x[threadIdx.x];"
+        >>> x, y = torch.arange(3.0), torch.zeros(3)
+        >>> copy((1,), (3,), {"x": x, "y": y})
+        >>> y
+        tensor([0., 1., 2.])
     """
 
     def __init__(self, kernel_name: str) -> None:
@@ -408,12 +431,22 @@ class CKernel1D(_ElementKernel):
     Attributes:
         cparams: starts as {'numel': 'const int &'}
         reserved_cnames: ['index']
+
+    Example:
+        >>> scale = base.CKernel1D("scale")
+        >>> scale.add_param("float *", "x")
+        >>> scale.add_param("const float &", "by")
+        >>> scale.core = "x[index] = x[index] * by;"
+        >>> x = torch.ones(2, 2)
+        >>> scale.simple_call(x=x, by=3.0)
+        >>> x.flatten()
+        tensor([3., 3., 3., 3.])
     """
 
     _size_names = ("numel",)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, kernel_name: str) -> None:
+        super().__init__(kernel_name)
         self.cparams.update(dict.fromkeys(self._size_names, "const int &"))
         self.reserved_cnames.append("index")
 
@@ -454,6 +487,16 @@ class CKernel2D(_ElementKernel):
         cparams: starts as {'numel': 'const int &', 'N': 'const int &'}, numel = T * N
         reserved_cnames: ['index', 'dt', 't']; x[t] is the element of this step, x[t + dt] of the next
         pre_core, post_core: code that runs before and after the walk
+
+    Example:
+        >>> total = base.CKernel2D("total")
+        >>> total.add_param("const float *", "x")
+        >>> total.add_param("float *", "y")
+        >>> total.core = "y[t] = t - dt < 0 ? x[t] : x[t] + y[t - dt];"
+        >>> x, y = torch.ones(4, 2), torch.zeros(4, 2)
+        >>> total.simple_call(x=x, y=y)
+        >>> y[:, 0]
+        tensor([1., 2., 3., 4.])
     """
 
     _size_names = ("numel", "N")
@@ -551,6 +594,12 @@ class CodeTyper:
 
     Args:
         indent_num: how many spaces each line begins with
+
+    Example:
+        >>> typer = base.CodeTyper(2)
+        >>> typer.append("const float z = x + 1.0f; y = z * z")
+        >>> typer.codes.splitlines()
+        ['', '  const float z = x + 1.0f;', '  y = z * z;']
     """
 
     def __init__(self, indent_num: int) -> None:
@@ -614,6 +663,13 @@ class CodeBlock:
 
     Args:
         env: the CodeTyper
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> with base.CodeBlock(typer):
+        ...     typer.append("y = 1.0f;")
+        >>> typer.codes.splitlines()
+        ['', '{', '  y = 1.0f;', '}']
     """
 
     def __init__(self, env: CodeTyper) -> None:

@@ -8,7 +8,7 @@ A neuron charges, fires and resets at each step t; v_v_seq holds the potential b
     v_v_seq[t + dt] = h_seq[t] - spike_seq[t] * v_th                  (soft reset)
 
 The equations and their derivatives come from `neurons`. A neuron of your own overrides `neuronal_charge`,
-`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `neurons.Neuron` as `neuron`, and all three follow.
+`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `Neuron` as `neuron`, and all three follow.
 
 dtype 'float' works on torch.float tensors. 'half2' works on torch.half tensors, two at a time, and each operation rounds to
 half, except that parameters stay float: what they meet is computed in float and rounded once. (torch.ops.snnkern and
@@ -28,13 +28,14 @@ from torch.autograd.function import once_differentiable
 from ..codegen.graph import expr
 from ..codegen.graph.expr import Expr, lift, topological, var
 from ..codegen.specification import neurons
+from ..codegen.specification.base import Flag, Float, Neuron, Step
 from . import base, cfunction
 
 
 def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr) -> Expr:
     """The potential after the spike, by the equations of Neuron."""
-    v: Expr = neurons.Neuron.fire_reset(
-        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), neurons.Step(expr.spike, expr.select, reset)
+    v: Expr = Neuron.fire_reset(
+        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), Step(expr.spike, expr.select, reset)
     )
     return v
 
@@ -42,7 +43,12 @@ def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr
 def neuronal_hard_reset(
     v_next: str, h: str, spike: str, v_reset: str, dtype: str = "float", scalars: Collection[str] = ()
 ) -> str:
-    """v_next = v_reset where spike is not 0, else h. In half2 code, `scalars` names operands that are float."""
+    """v_next = v_reset where spike is not 0, else h. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_hard_reset("v_next", "h", "spike", "v_reset")
+        'v_next = spike != 0.0f ? v_reset : h;'
+    """
     after = _after_spike(
         "hard",
         cfunction.operand(h, "h"),
@@ -56,7 +62,12 @@ def neuronal_hard_reset(
 def neuronal_soft_reset(
     v_next: str, h: str, spike: str, v_th: str, dtype: str = "float", scalars: Collection[str] = ()
 ) -> str:
-    """v_next = h - spike * v_th. In half2 code, `scalars` names operands that are float."""
+    """v_next = h - spike * v_th. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_soft_reset("v_next", "h", "spike", "v_th")
+        'v_next = h - spike * v_th;'
+    """
     after = _after_spike(
         "soft",
         cfunction.operand(h, "h"),
@@ -68,7 +79,12 @@ def neuronal_soft_reset(
 
 
 def neuronal_fire(spike: str, v: str, v_th: str, dtype: str = "float", scalars: Collection[str] = ()) -> str:
-    """spike = 1 where v >= v_th, else 0. In half2 code, `scalars` names operands that are float."""
+    """spike = 1 where v >= v_th, else 0. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_fire("spike", "v", "v_th")
+        'spike = v >= v_th ? 1.0f : 0.0f;'
+    """
     u = cfunction.operand(v, "v") - cfunction.operand(v_th, "v_th")
     return cfunction.code(spike, expr.spike(u), dtype, "neuronal_fire", scalars)
 
@@ -87,7 +103,7 @@ class _NeuronKernel(base.CKernel2D):
         scalars: the names of parameters that are float, also in half2 code
     """
 
-    neuron: ClassVar[type[neurons.Neuron] | None] = None
+    neuron: ClassVar[type[Neuron] | None] = None
     """The equations; without them a subclass overrides the methods that make code from them."""
 
     def __init__(self, hard_reset: bool, dtype: str, reverse: bool) -> None:
@@ -127,8 +143,8 @@ class _NeuronKernel(base.CKernel2D):
             self.add_scalar(name)
 
     @classmethod
-    def _flags(cls) -> list[neurons.Flag]:
-        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, neurons.Flag)]
+    def _flags(cls) -> list[Flag]:
+        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, Flag)]
 
     @classmethod
     def _learned(cls) -> list[str]:
@@ -138,7 +154,7 @@ class _NeuronKernel(base.CKernel2D):
     def _own(cls) -> list[str]:
         """The neuron's own numbers, as the equations name them."""
         given = cls.neuron.parameters if cls.neuron else ()
-        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, neurons.Float))]
+        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, Float))]
 
     def _charge(self, at: str, method: str) -> tuple[Expr, Expr, Expr]:
         """(x, v, h) on symbols, at an index of the sequences."""
@@ -161,6 +177,13 @@ class NeuronFPTTKernel(_NeuronKernel):
     Args:
         hard_reset: to v_reset after a spike; False subtracts v_th
         dtype: 'float' or 'half2'
+
+    Example:
+        >>> class Adder(neuron_kernel.NeuronFPTTKernel):
+        ...     def neuronal_charge(self):
+        ...         return cfunction.add("h_seq[t]", "v_v_seq[t]", "x_seq[t]", self.dtype)
+        >>> list(Adder(hard_reset=True, dtype="float").cparams)
+        ['numel', 'N', 'x_seq', 'v_v_seq', 'h_seq', 'spike_seq', 'v_th', 'v_reset']
     """
 
     def __init__(self, hard_reset: bool, dtype: str) -> None:
@@ -199,6 +222,16 @@ class NeuronBPTTKernel(_NeuronKernel):
         hard_reset: to v_reset after a spike; False subtracts v_th
         detach_reset: keep the gradient of the spike out of the reset
         dtype: 'float' or 'half2'
+
+    Example:
+        >>> class AdderBackward(neuron_kernel.NeuronBPTTKernel):
+        ...     def grad_h_next_to_v(self):
+        ...         return cfunction.constant(f"const {self.dtype} grad_h_next_to_v", 1.0, self.dtype)
+        ...     def grad_h_to_x(self):
+        ...         return cfunction.constant(f"const {self.dtype} grad_h_to_x", 1.0, self.dtype)
+        >>> kernel = AdderBackward(snnkern.surrogate.ATan(), hard_reset=False, detach_reset=False, dtype="float")
+        >>> list(kernel.cparams)
+        ['numel', 'N', 'grad_spike_seq', 'grad_v_seq', 'h_seq', 'grad_x_seq', 'grad_v_init', 'v_th']
     """
 
     def __init__(
@@ -294,13 +327,25 @@ class NeuronBPTTKernel(_NeuronKernel):
 
 
 class IFNodeFPTTKernel(NeuronFPTTKernel):
-    """The forward pass of the integrate-and-fire neuron; see NeuronFPTTKernel."""
+    """The forward pass of the integrate-and-fire neuron; see NeuronFPTTKernel.
+
+    Example:
+        >>> neuron_kernel.IFNodeFPTTKernel(hard_reset=True, dtype="float").neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + x_seq[t];'
+    """
 
     neuron = neurons.IF
 
 
 class IFNodeBPTTKernel(NeuronBPTTKernel):
-    """Back-propagation of the integrate-and-fire neuron; see NeuronBPTTKernel."""
+    """Back-propagation of the integrate-and-fire neuron; see NeuronBPTTKernel.
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.IFNodeBPTTKernel(atan, hard_reset=True, detach_reset=False, dtype="float")
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = 1.0f;'
+    """
 
     neuron = neurons.IF
 
@@ -310,6 +355,12 @@ class LIFNodeFPTTKernel(NeuronFPTTKernel):
 
     Args:
         decay_input: multiply the input by decay as well
+        hard_reset: to v_reset after a spike; False subtracts v_th
+        dtype: 'float' or 'half2'
+
+    Example:
+        >>> neuron_kernel.LIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float").neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + (x_seq[t] - (v_v_seq[t] - v_reset)) * decay;'
     """
 
     neuron = neurons.LIF
@@ -324,6 +375,16 @@ class LIFNodeBPTTKernel(NeuronBPTTKernel):
 
     Args:
         decay_input: multiply the input by decay as well
+        surrogate_function: as for NeuronBPTTKernel
+        hard_reset: to v_reset after a spike; False subtracts v_th
+        detach_reset: keep the gradient of the spike out of the reset
+        dtype: 'float' or 'half2'
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.LIFNodeBPTTKernel(True, atan, hard_reset=True, detach_reset=False, dtype="float")
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = decay;'
     """
 
     neuron = neurons.LIF
@@ -341,7 +402,13 @@ class LIFNodeBPTTKernel(NeuronBPTTKernel):
 
 
 class ParametricLIFNodeFPTTKernel(LIFNodeFPTTKernel):
-    """The forward pass of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeFPTTKernel."""
+    """The forward pass of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeFPTTKernel.
+
+    Example:
+        >>> kernel = neuron_kernel.ParametricLIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> kernel.neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + (x_seq[t] - (v_v_seq[t] - v_reset)) * decay;'
+    """
 
     neuron = neurons.ParametricLIF
 
@@ -350,6 +417,14 @@ class ParametricLIFNodeBPTTKernel(LIFNodeBPTTKernel):
     """Back-propagation of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeBPTTKernel.
 
     It also writes grad_decay: each neuron's share.
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.ParametricLIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = decay;'
     """
 
     neuron = neurons.ParametricLIF
@@ -367,6 +442,12 @@ def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
     Raises:
         TypeError: py_dict[ref] is neither torch.float nor torch.half.
         ValueError: an int is 2^31 or more.
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4), "v_th": 1.0, "N": 4}
+        >>> neuron_kernel.scalar_to_cupy(values)
+        >>> values["v_th"], values["N"]
+        (tensor(1.), tensor(4, dtype=torch.int32))
     """
     if py_dict[ref].dtype not in (torch.float32, torch.float16):
         raise TypeError(f"{ref} must be torch.float or torch.half, got {py_dict[ref].dtype}")
@@ -380,14 +461,28 @@ def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
 
 
 def new_tensors(news: tuple[str, ...], py_dict: dict[str, Any], ref: str = "x_seq") -> None:
-    """Adds to py_dict, under each of these names, zeros with shape, dtype and device of py_dict[ref]."""
+    """Adds to py_dict, under each of these names, zeros with shape, dtype and device of py_dict[ref].
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4)}
+        >>> neuron_kernel.new_tensors(("h_seq", "spike_seq"), values)
+        >>> values["h_seq"].shape
+        torch.Size([5, 4])
+    """
     shape, dtype, device = py_dict[ref].shape, py_dict[ref].dtype, py_dict[ref].device
     for name in news:
         py_dict[name] = torch.zeros(shape, dtype=dtype, device=device)
 
 
 class NeuronATGFBase:
-    """What the autograd Functions of neurons share. A Function of your own calls run_forward and run_backward."""
+    """What the autograd Functions of neurons share. A Function of your own calls run_forward and run_backward.
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4), "v_init": torch.zeros(4), "v_th": 1.0, "v_reset": None}
+        >>> requires_grad, blocks, threads, py_dict = neuron_kernel.NeuronATGFBase.pre_forward(values)
+        >>> requires_grad, blocks, threads, sorted(py_dict)
+        (False, 1, 512, ['N', 'h_seq', 'numel', 'spike_seq', 'v_th', 'v_v_seq', 'x_seq'])
+    """
 
     @staticmethod
     def pre_forward(py_dict: dict[str, Any]) -> tuple[bool, int, int, dict[str, Any]]:
@@ -514,6 +609,18 @@ class IFNodeATGF(torch.autograd.Function):
 
     x_seq is [T, N], v_init [N], both torch.float or both torch.half, as the kernels' dtype says. Returns (spike_seq, v_seq),
     both [T, N]: spikes, and the potential after each step. v_reset=None with kernels of soft reset.
+
+    Example:
+        >>> forward = neuron_kernel.IFNodeFPTTKernel(hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.IFNodeBPTTKernel(
+        ...     surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init = torch.full((6, 2), 0.75, requires_grad=True), torch.zeros(2)
+        >>> spike_seq, v_seq = neuron_kernel.IFNodeATGF.apply(x_seq, v_init, 1.0, 0.0, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+        >>> spike_seq.sum().backward()
     """
 
     @staticmethod
@@ -538,7 +645,19 @@ class IFNodeATGF(torch.autograd.Function):
 
 
 class LIFNodeATGF(torch.autograd.Function):
-    """The leaky integrate-and-fire neuron: as IFNodeATGF, with decay = 1 / tau after v_reset."""
+    """The leaky integrate-and-fire neuron: as IFNodeATGF, with decay = 1 / tau after v_reset.
+
+    Example:
+        >>> forward = neuron_kernel.LIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.LIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init = torch.full((6, 2), 1.5), torch.zeros(2)
+        >>> spike_seq, v_seq = neuron_kernel.LIFNodeATGF.apply(x_seq, v_init, 1.0, 0.0, 0.5, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
 
     @staticmethod
     def forward(
@@ -566,6 +685,18 @@ class ParametricLIFNodeATGF(torch.autograd.Function):
     """The leaky integrate-and-fire neuron with a learned decay: as LIFNodeATGF, with decay a torch.float tensor of one element.
 
     On CUDA the kernel reads it on the device. Its gradient is the sum over neurons and steps, in an order that never changes.
+
+    Example:
+        >>> forward = neuron_kernel.ParametricLIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.ParametricLIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init, decay = torch.full((6, 2), 1.5), torch.zeros(2), torch.tensor(0.5)
+        >>> function = neuron_kernel.ParametricLIFNodeATGF
+        >>> spike_seq, v_seq = function.apply(x_seq, v_init, 1.0, 0.0, decay, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
 
     @staticmethod

@@ -1,0 +1,223 @@
+"""snnTorch's neurons as snnkern.convert makes them.
+
+They stay single steps of a time loop that the user writes, with snnTorch's arguments, results and states; snntorch.utils.reset
+and the like work. A delayed subtraction, and Leaky's delayed reset to zero, are conventions that the operators have; other
+resets are written here, between the operator that charges and the one that spikes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import snntorch
+import torch
+from torch import Tensor
+
+from .. import functional
+from .. import surrogate as surrogates
+from .._surrogate import Surrogate
+from .convert import Converted
+
+# The maker of a surrogate -> ours, from its arguments.
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "atan": surrogates.ATan,
+    "fast_sigmoid": surrogates.FastSigmoid,
+    "sigmoid": surrogates.Sigmoid,
+    "straight_through_estimator": surrogates.StraightThrough,
+}
+# What decides in snnTorch: the method that __init__ has chosen.
+MECHANISMS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
+
+
+def spike_surrogate(function: Any) -> Surrogate:
+    """Ours for what snntorch.surrogate has made.
+
+    Raises:
+        ValueError: for any other function.
+    """
+    maker = getattr(function, "__qualname__", type(function).__name__).partition(".")[0]
+    if getattr(function, "__module__", "") != "snntorch.surrogate" or maker not in SURROGATES:
+        raise ValueError(f"its surrogate function {maker} is not one of snnkern's")
+    return SURROGATES[maker](*inspect.getclosurevars(function).nonlocals.values())
+
+
+def _tau(keep: Tensor) -> Tensor:
+    """The time constant of what stays in a step."""
+    return 1 / (1 - keep.clamp(0, 1))
+
+
+def _leak(x: Tensor, v: Tensor, tau: Tensor, decay_input: bool = False) -> Tensor:
+    return functional.li(x.unsqueeze(0), v, tau=tau, decay_input=decay_input)[1]
+
+
+class Neuron(Converted):
+    """A step in snnTorch's way: states come as arguments, or are kept from the last call."""
+
+    names: ClassVar[tuple[str, ...]] = ("mem",)  # the states, in the order of the arguments
+    fused: ClassVar[tuple[str, ...]] = ("subtract",)  # the delayed resets that its operator has
+
+    def _adopted(self) -> None:
+        # snntorch.utils.reset goes through this list, where a copy is not.
+        if all(neuron is not self for neuron in snntorch.SpikingNeuron.instances):
+            snntorch.SpikingNeuron.instances.append(self)
+
+    def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
+        if len(states) > len(self.names) or not named.keys() <= set(self.names[len(states) :]):
+            raise TypeError(f"{type(self).__name__} takes input_ and the states {', '.join(self.names)}")
+        given = {k: v for k, v in {**dict(zip(self.names, states, strict=False)), **named}.items() if v is not None}
+        if given and self.init_hidden:
+            raise TypeError(f"`{'`, `'.join(given)}` should not be passed as an argument while `init_hidden=True`")
+        for name in self.names:
+            value = given.get(name, getattr(self, name))
+            setattr(self, name, value if value.shape == input_.shape else torch.zeros_like(input_))
+        spk = self._step(input_, MECHANISMS[self.state_function.__name__])
+        if self.init_hidden and not self.output:
+            return spk
+        return spk, *(getattr(self, name) for name in self.names if name != "spk")
+
+    def _step(self, x: Tensor, mechanism: str) -> Tensor:
+        firing = {"v_threshold": self.threshold, "strict": True, "surrogate": self._spike()}
+        delayed = getattr(self, "reset_delay", True)
+        if delayed and mechanism in self.fused:
+            v_reset = None if mechanism == "subtract" else 0.0
+            spk, self.mem = self._fused(x.unsqueeze(0), v_reset=v_reset, delay_reset=True, **firing)
+        else:
+            reset = self.mem_reset(self.mem)
+            h = self._charge(x, reset, mechanism)
+            spk = functional.if_(h.unsqueeze(0), v_reset=None, **firing)[0]
+            if not delayed:  # the spike resets, and what the last one has reset comes back
+                owed = spk.squeeze(0) - reset
+                h = h - owed * {"subtract": self.threshold, "zero": h, "none": 0.0}[mechanism]
+            self.mem = h
+        return spk.squeeze(0) * self.graded_spikes_factor
+
+    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+        """The spikes and the next potential, by the neuron's operator; other states are set."""
+        raise NotImplementedError
+
+    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
+        """The potential that decides about the spike, after the delayed reset; other states are set."""
+        h = self._potential(x)
+        return h - reset * {"subtract": self.threshold, "zero": h, "none": 0.0}[mechanism]
+
+    def _potential(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _spike(self) -> Surrogate:
+        if getattr(self, "_spike_key", None) is not self.spike_grad:
+            self._spike_surrogate = spike_surrogate(self.spike_grad)
+            self._spike_key = self.spike_grad
+        return self._spike_surrogate
+
+
+class Leaky(Neuron, snntorch.Leaky):
+    fused = ("subtract", "zero")
+
+    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+        return functional.lif(x_seq, self.mem, tau=_tau(self.beta), decay_input=False, **firing)
+
+    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
+        if mechanism == "zero":  # before the charge
+            return _leak(x, (1 - reset) * self.mem, _tau(self.beta))
+        return super()._charge(x, reset, mechanism)
+
+    def _potential(self, x: Tensor) -> Tensor:
+        return _leak(x, self.mem, _tau(self.beta))
+
+
+class Lapicque(Neuron, snntorch.Lapicque):
+    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+        circuit = {"resistance": self.R, "capacitance": self.C, "dt": self.time_step}
+        circuit = {name: value.to(torch.float64) for name, value in circuit.items()}  # they may be whole numbers
+        return functional.lapicque(x_seq, self.mem, **circuit, **firing)
+
+    def _potential(self, x: Tensor) -> Tensor:
+        return _leak(self.R * x, self.mem, self.R * self.C / self.time_step, decay_input=True)
+
+
+class Synaptic(Neuron, snntorch.Synaptic):
+    syn: Tensor
+    names = ("syn", "mem")
+
+    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+        kept = {"alpha": self.alpha.clamp(0, 1), "beta": self.beta.clamp(0, 1)}
+        spk, mem, self.syn = functional.cuba(x_seq, self.mem, self.syn, **kept, **firing)
+        return spk, mem
+
+    def _potential(self, x: Tensor) -> Tensor:
+        self.syn = _leak(x, self.syn, _tau(self.alpha))
+        return _leak(self.syn, self.mem, _tau(self.beta))
+
+
+class Alpha(Neuron, snntorch.Alpha):
+    """Its potential is the scaled sum of two currents, and remembers nothing itself."""
+
+    syn_exc: Tensor
+    syn_inh: Tensor
+    names = ("syn_exc", "syn_inh", "mem")
+    fused = ()
+
+    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
+        before = self.syn_inh
+        self.syn_exc, self.syn_inh = _leak(x, self.syn_exc, _tau(self.alpha)), _leak(-x, before, _tau(self.beta))
+        alpha, beta = self.alpha.clamp(0, 1).log(), self.beta.clamp(0, 1).log()
+        h = (alpha / (beta - alpha) + 1) * (self.syn_exc + self.syn_inh)
+        if mechanism == "none":
+            return h
+        self.syn_exc = self.syn_exc - reset * (self.threshold if mechanism == "subtract" else self.syn_exc)
+        self.syn_inh = self.syn_inh - reset * self.syn_inh
+        return h + reset * before if mechanism == "subtract" else h - reset * h
+
+
+class Recurrent(Neuron):
+    """Its own spikes come back through a layer."""
+
+    def _step(self, x: Tensor, mechanism: str) -> Tensor:
+        self.spk: Tensor = super()._step(x + self.recurrent(self.spk), mechanism)
+        return self.spk
+
+
+class RLeaky(Recurrent, snntorch.RLeaky):
+    names = ("spk", "mem")
+    _fused = Leaky._fused
+    _potential = Leaky._potential
+
+
+class RSynaptic(Recurrent, snntorch.RSynaptic):
+    names = ("spk", "syn", "mem")
+    _fused = Synaptic._fused
+    _potential = Synaptic._potential
+
+
+CONVERTED: dict[type, type[Converted]] = {
+    getattr(snntorch, cls.__name__): cls for cls in (Leaky, Lapicque, Synaptic, Alpha, RLeaky, RSynaptic)
+}
+
+NEAREST = {
+    "LinearLeaky": "nearest: torch.nn.Linear and snntorch.Leaky, which can be converted",
+    "LeakyParallel": "nearest: snnkern.nn.LIF, which takes whole sequences",
+    "DeltaLeaky": "nearest: snntorch.Leaky",
+    "StateLeaky": "nearest: snnkern.nn.LI",
+}
+
+
+def is_neuron(kind: type) -> bool:
+    if kind.__name__ == "RecurrentOneToOne":  # a layer
+        return False
+    return any(base.__module__.startswith("snntorch._neurons") for base in kind.__mro__)
+
+
+def refusal(module: Any) -> str | None:
+    if module.inhibition:
+        return "inhibition=True lets one neuron of a layer spike; nearest: inhibition=False"
+    if module.state_quant:
+        return "state_quant rounds its states; nearest: state_quant=False"
+    if isinstance(module, snntorch.RSynaptic) and not module.reset_delay:
+        return "reset_delay=False does not run in snnTorch either; nearest: reset_delay=True"
+    try:
+        spike_surrogate(module.spike_grad)
+    except ValueError as error:
+        return f"{error}; nearest: snntorch.surrogate.atan, fast_sigmoid, sigmoid or straight_through_estimator"
+    return None

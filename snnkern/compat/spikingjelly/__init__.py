@@ -1,0 +1,1 @@
+"""SpikingJelly's names."""
