@@ -244,7 +244,7 @@ def cpu_table(chosen: Selection) -> str:
     """The kernels of each neuron, and each surrogate; null where this build has none."""
     neurons = [[f"{n.name}_kernels" if chosen.of(n).neurons else ""] for n in NEURONS]
     surrogates = [[f"{s.name}_surrogate" if s in chosen.surrogates else ""] for s in SURROGATES]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cpu {{
 
@@ -265,7 +265,7 @@ def cuda_table(chosen: Selection) -> str:
         ]
         for n in NEURONS
     ]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cuda {{
 

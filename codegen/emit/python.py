@@ -278,7 +278,7 @@ def nn_module() -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
         "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
@@ -329,11 +329,12 @@ def _module(neuron: type[Neuron]) -> str:
         f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
     )
     annotations += "    _channels: Optional[int]\n"
+    tensors = ""
     for p in numbers:
         weight = starts[p.name].weight if p.name in starts else p.weight_key
-        keys = dict.fromkeys((p.value_key, weight, f"_{p.name}_now"))
+        tensors += "".join(f"        {key}: Optional[Tensor]\n" for key in dict.fromkeys((p.value_key, weight)))
         annotations += f"    _{p.name}: {'float' if p.none is None else 'Optional[float]'}\n"
-        annotations += "".join(f"    {key}: Optional[Tensor]\n" for key in keys)
+        annotations += f"    _{p.name}_now: Optional[Tensor]\n"
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
@@ -365,11 +366,17 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
     # For TorchScript, which reads these and not the assignments.
 {annotations}
+    if TYPE_CHECKING:  # TorchScript finds out: torch.jit.trace cannot compute with what may be None
+{tensors}
     def __init__(
         self,
 {parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        elif isinstance(x_seq, Proxy):
+            return self._call_in(x_seq)
         {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
@@ -382,7 +389,10 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
     @torch.jit.export
     def detach(self) -> None:
         \"""Keeps the state and cuts its gradient: truncated back-propagation through time.\"""
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}"""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
+            self._detach()
+"""
 
 
 def _shown(p: Float) -> str:
@@ -418,7 +428,7 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         (neuron.__doc__ or "").strip(),
         "",
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
-        "A program of torch.export keeps none: each of its calls starts afresh.",
+        "What torch.export, torch.jit.trace or make_fx record keeps none: each of its calls starts afresh.",
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
@@ -446,6 +456,4 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
 
 def _detach(key: str) -> str:
     # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
-    return (
-        f"        {key} = self.{key}\n        if isinstance({key}, Tensor):\n            self.{key} = {key}.detach()\n"
-    )
+    return f"            {key} = self.{key}\n            if {key} is not None:\n                self.{key} = {key}.detach()\n"

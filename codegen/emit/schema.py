@@ -142,16 +142,30 @@ def registry() -> str:
         lines.append("};")
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
+    lines += [
+        "// What cpu/table.cpp and cuda/table.cpp define.",
+        "namespace cpu {",
+        f"extern const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
+        f"extern const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
+        "}  // namespace cpu",
+        "#ifdef SNNKERN_WITH_CUDA",
+        "namespace cuda {",
+        f"extern const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 1}];",
+        "}",
+        "#define SNNKERN_CUDA_ROWS(neuron) cuda::kTable[neuron]",
+        "#else",
+        "#define SNNKERN_CUDA_ROWS(neuron) nullptr",
+        "#endif\n",
+    ]
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
-    for n in NEURONS:
+    for i, n in enumerate(NEURONS):
         schema = schemas(n)
         lines.append(
             f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
         )
         lines.append(f"     {len(arguments(n))},")
-        lines += [
-            f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
-        ]
+        lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
+        lines.append(f"     cpu::kNeuronTable[{i}], SNNKERN_CUDA_ROWS({i})}},")
     lines.append("};\n")
     for s in SURROGATES:
         if s.parameters:
@@ -160,9 +174,11 @@ def registry() -> str:
                 lines.append(f'    {{"{p.name}", {p.number!r}, {_range_text(p.range)}}},')
             lines.append("};")
     lines.append(f"\ninline constexpr SurrogateSpec kSurrogates[{len(SURROGATES)}] = {{")
-    for s in SURROGATES:
+    for i, s in enumerate(SURROGATES):
         params = f"k{s.__name__}Params" if s.parameters else "nullptr"
-        lines.append(f'    {{"{s.name}", {len(s.parameters)}, {params}, {cpp_bool(s.has_primitive())}}},')
+        lines.append(
+            f'    {{"{s.name}", {len(s.parameters)}, {params}, {cpp_bool(s.has_primitive())}, {i}, cpu::kSurrogateTable[{i}]}},'
+        )
     lines += [
         "};\n",
         "// KernelArgs has room for the largest neuron and surrogate.",

@@ -21,16 +21,6 @@
 
 namespace snnkern {
 
-namespace cpu {
-extern const Row<CpuKernel>* const kNeuronTable[std::size(kNeurons)][1];
-extern const CpuSurrogate* const kSurrogateTable[std::size(kSurrogates)][1];
-}  // namespace cpu
-#ifdef SNNKERN_WITH_CUDA
-namespace cuda {
-extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
-}
-#endif
-
 namespace {
 
 using at::Tensor;
@@ -53,7 +43,7 @@ struct Call {
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
   Reset reset = kSoft;
   Dtype dtype = kF32;
-  int surrogate = -1;                                   // none
+  const SurrogateSpec* surrogate = nullptr;
   bool spiking = true, general = false, finite = true;  // finite: no number that the equations get is infinite
   KernelArgs args = {};                                 // parameters, flags, store_seq
 
@@ -122,12 +112,12 @@ std::string join(const std::vector<std::string>& names) {
 }
 
 // As combinations name it.
-const char* surrogate_name(int surrogate) { return surrogate < 0 ? "none" : kSurrogates[surrogate].name; }
+const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
-int find_surrogate(const Call& call, std::string_view name) {
+const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
-    auto* map = new std::unordered_map<std::string_view, int>;
-    for (size_t i = 0; i < std::size(kSurrogates); ++i) map->emplace(kSurrogates[i].name, static_cast<int>(i));
+    auto* map = new std::unordered_map<std::string_view, const SurrogateSpec*>;
+    for (const SurrogateSpec& s : kSurrogates) map->emplace(s.name, &s);
     return map;
   }();
   const auto found = index->find(name);
@@ -207,7 +197,7 @@ void check_number(const Call& call, const std::string& name, const Range& range,
 }
 
 void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double> given) {
-  const SurrogateSpec& spec = kSurrogates[call.surrogate];
+  const SurrogateSpec& spec = *call.surrogate;
   SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ",
                       spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
                       "', got ", given.size());
@@ -219,7 +209,7 @@ void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double
 }
 
 void read_surrogate_params(Call& call, const c10::IValue& value) {
-  const SurrogateSpec& spec = kSurrogates[call.surrogate];
+  const SurrogateSpec& spec = *call.surrogate;
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
   if (!value.isNone()) set_surrogate_params(call, "surrogate_params", value.toDoubleVector());
 }
@@ -301,7 +291,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         break;
       case Kind::kSurrogate:
         call.surrogate = find_surrogate(call, value.toStringView());
-        call.args.surrogate_id = call.surrogate;
+        call.args.surrogate_id = call.surrogate->index;
         break;
       case Kind::kSurrogateParams:
         read_surrogate_params(call, value);
@@ -320,7 +310,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   for (int k = 0; k < neuron.states; ++k) {
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
-  SNNKERN_CHECK_VALUE(call, call.spiking || kSurrogates[call.surrogate].has_primitive,
+  SNNKERN_CHECK_VALUE(call, call.spiking || call.surrogate->has_primitive,
                       "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
                       "' has none");
   SNNKERN_CHECK_TYPE(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
@@ -402,12 +392,10 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
   const bool is_lean = !tensors && !call.general && call.spiking && call.finite;
-  const size_t neuron = &call.neuron - kNeurons;
   const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
-    const Row<CpuKernel>* row = cpu::kNeuronTable[neuron][0];
-    const CpuKernel kernel = look_up(row, is_lean ? lean : whole, call.reset, call.dtype);
-    const CpuSurrogate* surrogate = needs_surrogate ? cpu::kSurrogateTable[call.surrogate][0] : nullptr;
+    const CpuKernel kernel = look_up(*call.neuron.cpu, is_lean ? lean : whole, call.reset, call.dtype);
+    const CpuSurrogate* surrogate = needs_surrogate ? *call.surrogate->cpu : nullptr;
     check_built(call, kernel && (surrogate || !needs_surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
@@ -418,8 +406,8 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
-  const auto& rows = cuda::kTable[neuron];
-  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate + 1 : 0];
+  const auto rows = call.neuron.cuda;
+  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
   CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
   if (!kernel) kernel = look_up(own, whole, call.reset, call.dtype);
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
@@ -573,18 +561,21 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
 namespace {
 
-// What has_kernel(neuron, surrogate, reset, dtype) says is there; surrogate -1 is none.
+// What has_kernel(neuron, surrogate, reset, dtype) says is there; the surrogate may be null.
 template <class HasKernel>
 std::vector<std::string> list(const HasKernel& has_kernel) {
   std::vector<std::string> out;
-  for (int n = 0; n < static_cast<int>(std::size(kNeurons)); ++n) {
-    const int first = kNeurons[n].has_surrogate ? 0 : -1;
-    const int end = kNeurons[n].has_surrogate ? static_cast<int>(std::size(kSurrogates)) : 0;
-    for (int s = first; s < end; ++s) {
+  for (const NeuronSpec& neuron : kNeurons) {
+    std::vector<const SurrogateSpec*> surrogates;
+    if (neuron.has_surrogate)
+      for (const SurrogateSpec& s : kSurrogates) surrogates.push_back(&s);
+    else
+      surrogates.push_back(nullptr);
+    for (const SurrogateSpec* s : surrogates) {
       for (int r = 0; r < kResets; ++r) {
         for (int d = 0; d < kDtypes; ++d) {
-          if (has_kernel(n, s, r, d))
-            out.push_back(std::string(kNeurons[n].name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
+          if (has_kernel(neuron, s, r, d))
+            out.push_back(std::string(neuron.name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
                           kDtypeNames[d]);
         }
       }
@@ -597,14 +588,14 @@ std::vector<std::string> list(const HasKernel& has_kernel) {
 
 std::vector<std::string> compiled_combinations(const std::string& device) {
   if (device == "cpu") {
-    return list([](int n, int s, int r, int d) {
-      return (s < 0 || cpu::kSurrogateTable[s][0]) && look_up(cpu::kNeuronTable[n][0], kTensorBackward, r, d);
+    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return (!s || *s->cpu) && look_up(*neuron.cpu, kTensorBackward, r, d);
     });
   }
 #ifdef SNNKERN_WITH_CUDA
   if (device == "cuda") {
-    return list([](int n, int s, int r, int d) {
-      return cuda::kTable[n][s + 1] && look_up(cuda::kTable[n][0], kTensorBackward, r, d);
+    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return neuron.cuda[s ? s->index + 1 : 0] && look_up(neuron.cuda[0], kTensorBackward, r, d);
     });
   }
 #endif

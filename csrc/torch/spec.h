@@ -63,6 +63,9 @@ struct NeuronSpec {
   const Argument* arguments;
   int argument_count;
   const char *forward_schema, *train_schema, *backward_schema;
+  // Where its kernels are: null in an array is what this build leaves out, null for an array that it has no CUDA.
+  const Row<CpuKernel>* const* cpu;    // [1]
+  const Row<CudaKernel>* const* cuda;  // [0: those without a surrogate or for any, 1 + index of a surrogate]
 
   // How many arguments get a gradient.
   int differentiable() const {
@@ -91,6 +94,8 @@ struct SurrogateSpec {
   int param_count;
   const SurrogateParam* params;
   bool has_primitive;
+  int index;                       // in NeuronSpec::cuda, and for the kernels for any
+  const CpuSurrogate* const* cpu;  // [1]; null in it: this build leaves it out
 };
 
 }  // namespace snnkern

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .._nn import MultiStep
+from .spikingjelly._fused import Fused
+
 # A table is imported only for a library that is there already.
 TABLES = {
     library: f"{__package__}.from_{library.partition('.')[0]}"
@@ -93,7 +96,7 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         net = _copy(net)
     neurons = 0
     for module in net.modules():
-        neurons += isinstance(module, Converted)
+        neurons += isinstance(module, (Converted, Fused, MultiStep))
         for table in tables:
             converted = table.CONVERTED.get(type(module))
             if converted is not None and table.refusal(module) is None:

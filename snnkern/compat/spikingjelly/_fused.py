@@ -86,7 +86,7 @@ def spike_surrogate(function: Any) -> Surrogate:
             f"its surrogate function {getattr(function, '__name__', cls.__name__)} is not one of snnkern's"
         )
     values = {f.name: getattr(function, f.name) for f in fields(ours)}
-    return ours(**values)  # type: ignore[no-any-return]
+    return ours(**values)
 
 
 def _key(function: Any) -> tuple[Any, ...]:
@@ -129,7 +129,7 @@ class Fused:
             self.v_seq = torch.cat((before, sequences[0])) if kept else sequences[0]
         if several and stores_all:
             self.state_seqs = sequences
-        return spikes  # type: ignore[no-any-return]
+        return spikes
 
     def _start(self, name: str, x: Tensor) -> Tensor | None:
         """A state as the operator takes it: SpikingJelly has a number before the first step, and after another batch size."""
