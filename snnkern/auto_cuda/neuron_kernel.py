@@ -272,9 +272,14 @@ class NeuronBPTTKernel(_NeuronKernel):
         for name in self._learned():
             self.reserved_cnames += [f"grad_h_to_{name}", *self._sums(name)]
         self.surrogate_function: Callable[..., str] = getattr(surrogate_function, "cuda_codes", surrogate_function)
-        if not callable(self.surrogate_function):
+        if isinstance(surrogate_function, type) or not callable(self.surrogate_function):
             raise TypeError(
-                f"surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate, got {surrogate_function!r}"
+                "surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate such as ATan(), got "
+                f"{surrogate_function!r}"
+            )
+        if not getattr(surrogate_function, "spiking", True):
+            raise ValueError(
+                f"surrogate_function must have spiking=True: these kernels spike, got {surrogate_function!r}"
             )
         self.detach_reset = _switch("detach_reset", detach_reset)
         for name in ("grad_spike_seq", "grad_v_seq", "h_seq"):
