@@ -7,6 +7,8 @@ TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME   as for every PyTorch extension
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,23 @@ def decide_cuda() -> bool:
     return cuda
 
 
+def take_compiler() -> None:
+    """PyTorch takes $CXX for the name of one program. One with arguments, as in CXX="ccache g++", becomes a script."""
+    asked = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(asked)
+    except ValueError as error:
+        raise SystemExit(f"CXX: {asked!r} is no command: {error}") from error
+    if command and not shutil.which(command[0]):
+        raise SystemExit(f"CXX: {command[0]} was not found: set CXX to a C++ compiler, or leave it unset")
+    if len(command) > 1:
+        script = ROOT / "build" / "cxx"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        os.environ |= {"CXX": str(script), "TORCH_NO_COMPILER_WRAPPER": "1"}  # no ccache of PyTorch's own around it
+
+
 def architectures() -> str:
     """What the user asked for, or the default where this nvcc knows it; the last one also as PTX for GPUs to come."""
     if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -97,6 +116,7 @@ def headers() -> list[str]:
 
 
 def extensions() -> list[Extension]:
+    take_compiler()
     cuda = decide_cuda()
     macros: list[tuple[str, str | None]] = []
     # The results must not depend on contraction; errno and traps would keep loops from being vectorised.

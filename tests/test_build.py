@@ -171,6 +171,15 @@ def test_a_selection_of_nothing_or_of_the_unknown_is_one_line(source: Path) -> N
         assert out.returncode == 2 and message in out.stderr
 
 
+def test_a_compiler_that_is_none_is_one_line(source: Path) -> None:
+    for text, message in (
+        ("no-such-compiler -O2", "CXX: no-such-compiler was not found"),
+        ("g++ '", 'CXX: "g++ \'" is no'),
+    ):
+        out = run(sys.executable, "setup.py", "--version", cwd=source, check=False, CXX=text, SNNKERN_CUDA="0")
+        assert out.returncode == 1 and out.stderr.startswith(message) and len(out.stderr.splitlines()) == 1
+
+
 def test_the_metadata_pins_the_torch_of_the_build() -> None:
     release = ".".join(torch.__version__.split(".")[:2])
     assert f"torch=={release}.*" in (metadata.requires("snnkern") or [])

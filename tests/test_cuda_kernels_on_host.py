@@ -36,7 +36,7 @@ import torch
 import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen.emit import kernels, schema, step
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
-from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.neurons import NEURONS, Driven
 from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import KINDS, calm
@@ -635,7 +635,8 @@ def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str
 def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
     """Among others: in every kind of pass the neuron does not spike, and nothing becomes NaN."""
     surrogate = ATAN if neuron.has_surrogate else None
-    base = Case(neuron, reset, dtype, surrogate, T=20, N=7, tensors=True)
+    steps = 3 if issubclass(neuron, Driven) else 20  # these rise without bound, where no spike brings them back
+    base = Case(neuron, reset, dtype, surrogate, T=steps, N=7, tensors=True)
     cases = [base, replace(base, store_seq=True, flags=(True, True))]
     if neuron.conventions:
         cases += [replace(case, conventions=True) for case in cases]
