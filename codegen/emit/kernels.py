@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import RESETS, Neuron, Surrogate
+from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
@@ -86,6 +87,8 @@ class Selection:
 def files(selection: Selection | None = None) -> dict[str, str]:
     """Every generated C++ and CUDA file of a selection, by its path below csrc/generated."""
     chosen = selection or Selection()
+    check_catalogue(NEURONS)
+    check_catalogue(SURROGATES)
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)

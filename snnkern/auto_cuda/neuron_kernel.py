@@ -289,7 +289,7 @@ class NeuronBPTTKernel(_NeuronKernel):
         self._add_scalars()
         if self.neuron is not None:
             x, v, h = self._charge("t", "")
-            needed = topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())]))
+            needed = set(topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())])))
             for name, symbol in (("x_seq", x), ("v_v_seq", v)):
                 if symbol in needed:
                     self.add_param(f"const {dtype} *", name)
