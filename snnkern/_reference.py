@@ -199,9 +199,9 @@ def multistep(
     def fire(u: Tensor) -> Any:
         return _Fire.apply(u, surrogate)  # type: ignore[no-untyped-call]
 
-    threshold = parameters.get("v_threshold", 1.0)
-    infinite = isinstance(threshold, Tensor) or threshold == math.inf
-    step = Step(fire, select, "soft" if soft else "hard", general, infinite)
+    thresholds = [parameters[q.name] for q in neuron.numbers() if q.range.infinite and q.inverse is None]
+    infinite = any(isinstance(value, Tensor) or value == math.inf for value in thresholds)
+    step = Step(fire, select, "soft" if soft else "hard", general, math.inf if infinite else None)
 
     shape = x_seq.shape[1:]
     states = []

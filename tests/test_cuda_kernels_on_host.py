@@ -648,7 +648,8 @@ def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: s
     for case in cases:
         inputs = inputs_of(case)
         infinite = torch.arange(7) % 2 == 0
-        inputs.tensors["v_threshold_tensor"][infinite] = math.inf
+        for tensor in (t for n, t in inputs.tensors.items() if n.startswith("v_threshold")):
+            tensor[infinite] = math.inf
         forward = cpu_forward(case, inputs)
         exact = step.is_exact(neuron) and case.spiking
         check(case, host_forward(host_cuda, case, inputs), forward, exact)

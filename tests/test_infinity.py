@@ -34,8 +34,14 @@ from support import (
 )
 
 FIRING = [n.name for n in NEURONS if n.firing]
+INFINITE = {"v_threshold": math.inf, "v_threshold_neg": math.inf}
 # No potential here comes near it, and the gradient of Rect there is 0. (That of ilif, times its threshold, is 1.)
-BEYOND_REACH = {"v_threshold": 2.0**100, "surrogate": surrogate.Rect(), "detach_reset": True}
+BEYOND_REACH = {
+    "v_threshold": 2.0**100,
+    "v_threshold_neg": 2.0**100,
+    "surrogate": surrogate.Rect(),
+    "detach_reset": True,
+}
 
 
 def slow(neuron: str) -> dict[str, float]:
@@ -64,9 +70,9 @@ def test_a_threshold_beyond_reach(neuron: str, dtype: torch.dtype, device: str) 
     for reset in resets(neuron):
         for flags in flag_settings(neuron):
             options = {**reset, **flags}
-            found = run(functional, neuron, tensors, **options, v_threshold=math.inf)
+            found = run(functional, neuron, tensors, **options, **INFINITE)
             check_same(found, run(functional, neuron, tensors, **{**options, **BEYOND_REACH}), dtype)
-            there = run(reference, neuron, tensors, **options, v_threshold=math.inf)
+            there = run(reference, neuron, tensors, **options, **INFINITE)
             check_same(there, found, dtype, is_exact(neuron_class(neuron)))
 
 
@@ -79,7 +85,7 @@ def test_every_surrogate(neuron: str, module: Any) -> None:
         expected = run(module, neuron, tensors, **{**reset, **BEYOND_REACH})
         slopes = [{"surrogate": c} for c in (surrogate.PiecewiseLeakyReLU(c=0.5), surrogate.LeakyKReLU(leak=1.0))]
         for chosen in [*surrogates(neuron), *surrogates(neuron, smooth=True), *slopes]:
-            found = run(module, neuron, tensors, **reset, v_threshold=math.inf, **chosen)
+            found = run(module, neuron, tensors, **reset, **INFINITE, **chosen)
             check_same(found, expected, torch.float32)
 
 
@@ -95,9 +101,9 @@ def test_conventions(neuron: str, convention: dict[str, Any]) -> None:
     tensors = inputs(neuron, (20, 6), torch.float32, reset="soft")
     for reset in resets(neuron):
         options = {**reset, **convention}
-        found = run(functional, neuron, tensors, **options, v_threshold=math.inf)
+        found = run(functional, neuron, tensors, **options, **INFINITE)
         check_same(found, run(functional, neuron, tensors, **{**options, **BEYOND_REACH}), torch.float32)
-        check_same(run(reference, neuron, tensors, **options, v_threshold=math.inf), found, torch.float32)
+        check_same(run(reference, neuron, tensors, **options, **INFINITE), found, torch.float32)
 
 
 @pytest.mark.parametrize("neuron", FIRING)
@@ -112,7 +118,14 @@ def test_among_other_thresholds(neuron: str, module: Any, chosen: str, device: s
     tensors["v_threshold"] = torch.where(infinite, math.inf, torch.full((6,), 0.125, device=device))
     incoming = [noise((20, 6), torch.float32, i, device) for i in range(1 + len(neuron_class(neuron).states))]
     for reset in resets(neuron):
-        options = options_of(neuron, **reset, **slow(neuron), surrogate=SURROGATE_CLASSES[chosen](), store_v_seq=True)
+        options = options_of(
+            neuron,
+            **reset,
+            **slow(neuron),
+            surrogate=SURROGATE_CLASSES[chosen](),
+            store_v_seq=True,
+            v_threshold_neg=math.inf,
+        )
 
         def of(part: Any, options: dict[str, Any] = options) -> tuple[Any, dict[str, Tensor]]:
             leaves = {name: t.detach()[..., part].requires_grad_() for name, t in tensors.items()}

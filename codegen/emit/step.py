@@ -46,7 +46,7 @@ def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
         blend if smooth else expr.select,
         reset,
         general=kind == "general",
-        infinite=kind != "",
+        infinity=var("R(INFINITY)") if kind else None,
         names=names,
     )
     x, old = var("x"), [var(s.name) for s in neuron.states]

@@ -545,7 +545,7 @@ class Printer:
         return f"({text})" if own < precedence else text
 
     def _constant(self, value: float) -> str:
-        return "R(INFINITY)" if value == math.inf else f"R({value!r})"
+        return f"R({value!r})"
 
     def _function(self, op: str) -> str:
         """What a function of the graph is called in C++."""

@@ -148,17 +148,21 @@ class Step:
     select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
     general: bool = False  # the neuron's conventions are in play; else they are at their defaults, and p has none
-    infinite: bool = False  # a threshold may be infinite: the neuron never spikes, and no gradient passes a spike
+    infinity: Any = None  # where a threshold may be it: the neuron then never spikes, and no gradient passes a spike
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
 
     def spike_at(self, h: Any, threshold: Any) -> Any:
         """The spike of the potential h."""
         s = self.spike(h - threshold)
-        return where(threshold < math.inf, s, 0.0) if self.infinite else s
+        return s if self.infinity is None else where(threshold < self.infinity, s, 0.0)
 
     def taken(self, s: Any, threshold: Any) -> Any:
-        """What a soft reset takes off after the spike s; 0 * infinity would be NaN."""
-        return s * (where(threshold < math.inf, threshold, 0.0) if self.infinite else threshold)
+        """What a soft reset takes off after the spike s."""
+        return s * self.finite(threshold)
+
+    def finite(self, threshold: Any) -> Any:
+        """The threshold as a factor of the spike: an infinite one, which has none, is 0, since 0 * infinity would be NaN."""
+        return threshold if self.infinity is None else where(threshold < self.infinity, threshold, 0.0)
 
 
 def blend(s: Any, a: Any, b: Any) -> Any:

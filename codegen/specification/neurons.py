@@ -56,6 +56,7 @@ __all__ = [
 
 POTENTIAL_FROM_0 = State("v", "membrane potential")
 CURRENT = State("i", "synaptic current")
+ABOVE_0 = replace(POSITIVE, infinite=True)
 TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1, infinite=True), inverse="decay")
 DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
 SOFT_FIRING: tuple[Parameter, ...] = (V_THRESHOLD, DETACH_RESET)
@@ -426,7 +427,7 @@ class ILIF(Neuron):
         replace(TAU, default=4 / 3),
         Float("max_spike_count", 4.0, "most spikes in a step", Range(1, integer=True)),
     )
-    firing = (replace(V_THRESHOLD, range=replace(POSITIVE, infinite=True)), DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), DETACH_RESET)
     has_surrogate = False
 
     @classmethod
@@ -453,21 +454,21 @@ class TernaryLIF(LIF):
     )
     parameters = (
         *LIF.parameters,
-        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", POSITIVE),
+        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", ABOVE_0),
     )
-    firing = (replace(V_THRESHOLD, range=POSITIVE), V_RESET, DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), V_RESET, DETACH_RESET)
     conventions = ()
 
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         (v,) = states
         h = cls.charge(x, v, p)
-        up, down = step.spike(h - p.v_threshold), step.spike(-h - p.v_threshold_neg)
+        up, down = step.spike_at(h, p.v_threshold), step.spike_at(-h, p.v_threshold_neg)
         s = up - down
         step.names.update({h: "h", s: "s"})
         # The two never spike at once, so that their resets may come one after the other.
         v = cls.fire_reset(h, up, p, step)
-        return s, [cls.fire_reset(v, down, p, step, -p.v_threshold_neg)]
+        return s, [cls.fire_reset(v, down, p, step, -step.finite(p.v_threshold_neg))]
 
 
 class LI(Neuron):
