@@ -200,7 +200,7 @@ class MultiStep(torch.nn.Module):
         else:  # TorchScript reads one branch only, and cannot read this one
             if state is not None and recorder():
                 raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
-            if is_start_to_check() and not torch.compiler.is_compiling():
+            if is_start_to_check():
                 check_start(self, state)
             if isinstance(state, (int, float)):  # layer.v = 0.5
                 return torch.full_like(x_seq[0], state, dtype=dtype)

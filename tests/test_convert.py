@@ -125,7 +125,15 @@ OTHERS = {
     "CUBALIFNode": {"c_decay": 0.25, "v_threshold": 0.5},
     "SimpleLIFNode": {"tau": 2.0, "decay_input": True, "v_reset": -0.25},
     "HalfThresholdIFNode": {"v_threshold": 0.75},
+    "TernaryLIFNode": {"v_threshold": 0.5, "v_reset": None},
 }
+
+
+def test_ternary_spikes_of_spikingjelly() -> None:
+    made = library("spikingjelly.activation_based.neuron").TernaryLIFNode
+    assert_same(step_net(lambda: made(v_threshold=0.5, v_reset=0.125, detach_reset=True)), sequence)
+    with pytest.raises(ValueError, match="the gradient of its hard reset is another; nearest: detach_reset=True"):
+        snnkern.convert(made())
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -452,11 +460,14 @@ def test_resets_spikes_and_surrogates_of_sinabs(kind: str, hard: bool, most: int
     activation = library("sinabs.activation")
     surrogates = [activation.Gaussian(0.0, 0.7, 2.0), activation.MultiGaussian(), activation.SingleExponential(0.75)]
     spike_fn = {1: activation.SingleSpike, 2: activation.MaxSpike(2), None: activation.MultiSpike}[most]
+    if kind != "ALIF":
+        surrogates.append(activation.PeriodicExponential(0.75, 2.0))
     for function in surrogates:
         options = {
             "spike_fn": spike_fn,
             "reset_fn": activation.MembraneReset() if hard else activation.MembraneSubtract(),
             "surrogate_grad_fn": function,
+            "spike_threshold": torch.tensor(0.75),
         }
         assert_same(sinabs_net(kind, **options), batch_first)
 

@@ -196,13 +196,16 @@ class LI(Neuron, norse.torch.LI):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
-        if state.i is None and self.several:  # as in _synaptic; the current of a cell begins in the type of x
-            x_seq = x_seq.to(_state(x_seq))
-        current, _ = functional.li(_after(x_seq, state.i), tau=1 / m.e, decay_input=False)
-        w = m.above_leak(state.v, x_seq)
-        v_seq = functional.li(current, w, tau=1 / m.d)[0] + m.v_leak
-        v, i = (v_seq, current) if stores else (v_seq[-1], current[-1])
-        return v_seq, type(state)(v=v, i=i * (1 - m.e))
+        # The current of LI begins in float32, as in _synaptic; that of a cell in the type of x.
+        kind = _state(x_seq) if self.several else x_seq.dtype
+        w_seq, w, j = functional.cuba_li(
+            m.d * _after(x_seq, state.i),
+            m.above_leak(state.v, x_seq),
+            alpha=1 - m.e,
+            beta=1 - m.d,
+            store_v_seq=stores,
+        )
+        return (w_seq + m.v_leak).to(kind), type(state)(v=w + m.v_leak, i=j * ((1 - m.e) / m.d))
 
 
 class LICell(Neuron, norse.torch.LICell):

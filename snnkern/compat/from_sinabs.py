@@ -35,6 +35,8 @@ def spike_surrogate(function: Any, threshold: float) -> Surrogate:
         return surrogates.Gaussian(function.sigma, function.grad_scale)
     if cls is activation.MultiGaussian and function.mu == 0:
         return surrogates.MultiGaussian(function.sigma, function.h, function.s, function.grad_scale)
+    if cls is activation.PeriodicExponential:
+        return surrogates.PeriodicExponential(function.grad_width, threshold, function.grad_scale)
     raise ValueError(f"its surrogate {function!r} is not one of snnkern's")
 
 
@@ -222,20 +224,20 @@ def refusal(module: Any) -> str | None:
         spike_surrogate(module.surrogate_grad_fn, 1.0)
     except ValueError as error:
         return f"{error}; nearest: SingleExponential() with SingleSpike, MaxSpike or MultiSpike"
+    relative = isinstance(module.surrogate_grad_fn, (activation.SingleExponential, activation.PeriodicExponential))
     if isinstance(module, sinabs.layers.ALIF):
+        if isinstance(module.surrogate_grad_fn, activation.PeriodicExponential):
+            return "PeriodicExponential is relative to a threshold that changes; nearest: SingleExponential"
         return None
     fn, threshold = module.reset_fn, module.spike_threshold
     if isinstance(fn, activation.MembraneReset):
-        why = (
-            None if fn.reset_value == 0 else "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
-        )
+        if fn.reset_value != 0:
+            return "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
     elif isinstance(fn, activation.MembraneSubtract):
-        same = fn.subtract_value is None or bool((threshold == fn.subtract_value).all())
-        why = None if same else "MembraneSubtract of another value than the threshold; nearest: subtract_value=None"
+        if fn.subtract_value is not None and bool((threshold != fn.subtract_value).any()):
+            return "MembraneSubtract of another value than the threshold; nearest: subtract_value=None"
     else:
-        why = f"its reset_fn {fn!r} is not one of Sinabs's"
-    if isinstance(module.surrogate_grad_fn, activation.SingleExponential) and bool(
-        (threshold != threshold.max()).any()
-    ):
-        why = why or "SingleExponential is relative to thresholds that differ; nearest: Gaussian, or one threshold"
-    return why
+        return f"its reset_fn {fn!r} is not one of Sinabs's"
+    if relative and bool((threshold != threshold.max()).any()):
+        return "its surrogate is relative to thresholds that differ; nearest: Gaussian, or one threshold"
+    return None
