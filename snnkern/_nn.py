@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C import _get_dispatch_mode as dispatch_mode
 from torch._C import _get_tracing_state as tracing_state
 
+from ._parameters import switch
 from ._states import State, check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
@@ -115,9 +116,7 @@ class MultiStep(torch.nn.Module):
             )
 
     def _flag(self, name: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"snnkern.nn.{type(self).__name__}: {name} must be True or False, got {value!r}")
-        return value
+        return bool(switch(f"snnkern.nn.{type(self).__name__}", name, value))
 
     def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
         # torch.nn.Module comes here when a parameter is assigned to an attribute.

@@ -5,7 +5,8 @@ there are named by a hash of all that they depend on, and appear whole or not at
 share the folder; it may be deleted at any time.
 
 On CUDA a kernel needs `pip install snnkern[jit]`. It runs on torch's current stream; after its first call, that call can
-be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, or c++, g++ or clang++ on the PATH. There, threads
+be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, which may have arguments (ccache g++), or c++, g++
+or clang++ on the PATH. There, threads
 run one after another, so a kernel cannot have barriers, shared memory or atomics.
 """
 
@@ -18,6 +19,7 @@ import importlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -158,12 +160,14 @@ _VALUES: dict[str, Callable[[float], Any]] = {
 
 
 @functools.cache
-def _compiler(chosen: str | None) -> tuple[str, str]:
-    """The C++ compiler, and what it says about itself."""
+def _compiler(chosen: str | None) -> tuple[tuple[str, ...], str]:
+    """The command of the C++ compiler, and what it says about itself."""
     for candidate in (chosen,) if chosen else ("c++", "g++", "clang++"):
-        if path := shutil.which(candidate):
-            about = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-            return path, about
+        program, *arguments = shlex.split(candidate) or [candidate]
+        if path := shutil.which(program):
+            command = (path, *arguments)
+            about = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+            return command, about
     raise RuntimeError(
         f"snnkern.jit: a kernel on CPU tensors needs a C++17 compiler, and {chosen or 'c++, g++ or clang++'} was not found: "
         "install g++ or clang, or set CXX to your compiler"
@@ -186,12 +190,12 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
     text = f"{codes}\nSNNKERN_LAUNCHER({name})\n"
 
     def make(path: Path) -> None:
-        command = [compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
+        command = [*compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise _failed(compiler, name, done.stderr, codes)
+            raise _failed(shlex.join(compiler), name, done.stderr, codes)
 
-    parts = [text, compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
+    parts = [text, *compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
     library = ctypes.CDLL(str(_cached(".so", parts, make)))
     function = library.snnkern_launch
     function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_size_t

@@ -126,7 +126,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
+        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
+        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
@@ -156,7 +157,9 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "    else float32.",
         "",
         "Raises:",
-        "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
+        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
         *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
         "",
         f"Source: {neuron.source}.",
@@ -186,7 +189,10 @@ _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate impor
 
 def functional_module() -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
-    text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
+    text += (
+        "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(n) for n in NEURONS])
     for n in NEURONS:
         values = []
@@ -201,18 +207,37 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = "".join(_take_tensor(p) for p in n.numbers())
+        where = f"snnkern.functional.{function_name(n)}"
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
 
-def _take_tensor(p: Float) -> str:
+def _check_types(n: type[Neuron], where: str) -> str:
+    """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
+    body = ""
+    for name in ("x_seq", *(t.name for t in n.learned)):
+        body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (f"{s.name}_init" for s in n.states):
+        test = f"{name} is not None and not isinstance({name}, Tensor)"
+        body += f'    if {test}:\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (*(p.name for p in n.flags()), "store_v_seq"):
+        body += f'    if type({name}) is not bool:\n        {name} = switch("{where}", "{name}", {name})\n'
+    if n.has_surrogate:
+        body += f'    if not isinstance(surrogate, Surrogate):\n        check_surrogate("{where}", surrogate)\n'
+    return body
+
+
+def _take_number(p: Float, where: str) -> str:
     """The operator takes a number and, in its place, a tensor."""
     value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
+    is_other = f"type({p.name}) is not float" + (f" and {p.name} is not None" if p.none is not None else "")
     return (
         f"    {p.symbol}_tensor: Tensor | None = None\n"
-        f"    if isinstance({p.name}, Tensor):\n        {p.symbol}_tensor = {value}\n        {p.name} = {p.default!r}\n"
+        f"    if {is_other}:\n"
+        f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
+        f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
 
 

@@ -24,11 +24,12 @@ class Argument:
     kind: str  # enum class Kind of csrc/torch/spec.h
     name: str
     schema: str
-    range: Range = FINITE
+    range: Range = FINITE  # of the parameter as users give it, before `inverse`
     inverse: bool = False
     none: float = 0.0  # what None stands for
     is_convention: bool = False
     usual: float = 0.0  # of a convention: the value that needs no general pass
+    parameter: str = ""  # of a tensor: the number whose place it takes
 
 
 def _number(value: float | None) -> str:
@@ -47,7 +48,10 @@ def _argument(p: Parameter, is_convention: bool = False) -> Argument:
 
 def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
     name = f"{p.symbol}_tensor"
-    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
+    inverse = p.inverse is not None
+    return Argument(
+        "Tensor", name, f"Tensor? {name}=None", p.range, inverse, is_convention=is_convention, parameter=p.name
+    )
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -124,7 +128,8 @@ def _double(value: float) -> str:
 
 
 def _range_text(r: Range) -> str:
-    return f'{{{_double(r.low)}, {_double(r.high)}, {cpp_bool(r.low_open)}, {cpp_bool(r.integer)}, "{r}"}}'
+    switches = ", ".join(map(cpp_bool, (r.low_open, r.integer, r.infinite)))
+    return f'{{{_double(r.low)}, {_double(r.high)}, {switches}, "{r}"}}'
 
 
 def registry() -> str:
@@ -134,7 +139,7 @@ def registry() -> str:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
             rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
         lines.append("};")
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
