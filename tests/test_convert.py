@@ -389,6 +389,14 @@ def test_parameters_of_norse_are_learned() -> None:
     assert all(error(learned[name].grad, gradient) <= EXACT for name, gradient in expected.items())
 
 
+def test_layers_of_norse_stay() -> None:
+    norse = library("norse.torch")
+    conv = norse.Lift(nn.Conv2d(1, 4, 3))
+    net = norse.SequentialState(conv, norse.LIF(), norse.Lift(nn.Flatten()), nn.Linear(32, 5), norse.LI())
+    converted = assert_same(net, lambda net, x: net(8 * x)[0], noise((T, N, 1, 4, 6), torch.float64, 1))
+    assert str(converted).count("snnkern.") == 2
+
+
 def test_norses_soft_reset_and_recorded_states() -> None:
     norse = library("norse.torch")
     soft = {"reset_method": library("norse.torch.functional.reset").reset_subtract, "v_th": 0.5}
@@ -470,6 +478,15 @@ def test_resets_spikes_and_surrogates_of_sinabs(kind: str, hard: bool, most: int
             "spike_threshold": torch.tensor(0.75),
         }
         assert_same(sinabs_net(kind, **options), batch_first)
+
+
+def test_time_constants_of_sinabs_in_single_precision() -> None:
+    """One for each channel, in a network for float64; their gradients are float32."""
+    layers = library("sinabs.layers")
+    tau = torch.rand(C, dtype=torch.float32) * 5 + 2
+    for net in (layers.LIF(tau_mem=tau), layers.LIF(tau_mem=tau, tau_syn=tau), layers.ExpLeak(tau_mem=tau)):
+        x = 6 * noise((N, T, C), torch.float64, 1)
+        assert error(snnkern.convert(net)(x).detach(), net(x).detach()) <= EXACT
 
 
 def test_sinabs_records_states() -> None:

@@ -268,13 +268,15 @@ NEAREST = {
     **dict.fromkeys(("Izhikevich", "IzhikevichCell", "IzhikevichRecurrent"), "nearest: snnkern.nn.Izhikevich"),
 }
 
-# The other modules of norse.torch.module are layers.
+# The other modules of norse.torch.module are layers, and so is Lift.
 _NEURONS = ("lif", "iaf", "leaky", "lsnn", "izhikevich", "coba", "snn")
 
 
 def is_neuron(kind: type) -> bool:
     places = (base.__module__.rpartition(".") for base in kind.__mro__)
-    return any(place == "norse.torch.module" and name.startswith(_NEURONS) for place, _, name in places)
+    return any(
+        place == "norse.torch.module" and name.startswith(_NEURONS) and name != "lift" for place, _, name in places
+    )
 
 
 def refusal(module: Any) -> str | None:

@@ -100,18 +100,22 @@ class Layer(Converted):
 
 class LIF(Layer, sinabs.layers.LIF):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        keep = self.alpha_mem_calculated
+        keep = self._keeps("mem", x_seq)
         arguments = {**self._firing(), "store_v_seq": self.record_states}
         if self.tau_syn_calculated is None:
             spikes, v = self._integrate(x_seq, keep, arguments)
             return spikes, {"v_mem": v}
-        keep_current = self.alpha_syn_calculated.to(x_seq.device)
-        keep = keep.to(x_seq.device)
+        keep_current = self._keeps("syn", x_seq)
         share = 1 - keep if self.norm_input else torch.ones_like(keep)  # what the membrane takes of the current
         spikes, v, i = functional.cuba(
             keep_current * share * x_seq, self.v_mem, share * self.i_syn, alpha=keep_current, beta=keep, **arguments
         )
         return spikes, {"v_mem": v, "i_syn": i / share}
+
+    def _keeps(self, name: str, x: Tensor) -> Tensor:
+        """What a state keeps in a step, in the type of the states of x: 1 - keep must not round more than they do."""
+        kept: Tensor = getattr(self, f"alpha_{name}_calculated")
+        return kept.to(x.device, torch.promote_types(kept.dtype, x.dtype))
 
     def _integrate(self, x_seq: Tensor, keep: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return functional.lif(x_seq, self.v_mem, tau=1 / (1 - keep), decay_input=self.norm_input, **arguments)
@@ -144,7 +148,7 @@ class IAF(LIF, sinabs.layers.IAF):
 
 class ExpLeak(LIF, sinabs.layers.ExpLeak):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tau = 1 / (1 - self.alpha_mem_calculated)
+        tau = 1 / (1 - self._keeps("mem", x_seq))
         v_seq, v = functional.li(x_seq, self.v_mem, tau=tau, decay_input=self.norm_input)
         return v_seq, {"v_mem": v_seq if self.record_states else v}
 
