@@ -600,6 +600,9 @@ def test_inplace_changes_the_network_itself() -> None:
 def test_a_converted_network_is_copied_saved_and_compiled() -> None:
     net = snnkern.convert(nn.Sequential(nn.Linear(C, C), lif(v_threshold=0.25)))
     x = 3 * noise((T, N, C), torch.float64, 1)
+    net(x)
+    assert copy.deepcopy(net)[1].v.grad_fn is None  # the value of its state
+    net[1].reset()
     compiled = torch.compile(copy.deepcopy(net), backend="eager")
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), compiled):
         net[1].reset()
