@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 
 import snnkern
 from snnkern.codegen.emit.docs import RESPONSES
-from snnkern.codegen.specification.neurons import NEURONS, Neuron
-from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.specification.base import Neuron, Surrogate
+from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 STYLE = {
     "axes.grid": True,

@@ -4,6 +4,8 @@ functional   the neurons as functions: (x_seq, v_init) -> (spike_seq, v)
 nn           the neurons as modules, with state
 surrogate    what stands for the derivative of a spike
 reference    the same functions in plain PyTorch
+convert      networks of SpikingJelly, snnTorch, Norse and Sinabs
+compat       SpikingJelly's names, old and new
 auto_cuda    kernels of your own, as text; jit compiles and runs them
 
 The operators behind them are torch.ops.snnkern.<neuron>_forward.
@@ -19,12 +21,26 @@ from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
+from . import compat  # isort: skip
+from .compat.convert import convert
 
 if _TYPE_CHECKING:
     from . import auto_cuda, jit
 
 __version__ = _version("snnkern")
-__all__ = ["auto_cuda", "build_info", "functional", "jit", "keep_memory", "kernels", "nn", "reference", "surrogate"]
+__all__ = [
+    "auto_cuda",
+    "build_info",
+    "compat",
+    "convert",
+    "functional",
+    "jit",
+    "keep_memory",
+    "kernels",
+    "nn",
+    "reference",
+    "surrogate",
+]
 
 
 def __getattr__(name: str) -> _ModuleType:

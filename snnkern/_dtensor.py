@@ -39,7 +39,7 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
         """The placements when the neurons' dimension `shard` is sharded, or none is."""
 
         def place(name: str) -> Any:
-            if shard is None or name in empty:
+            if shard is None or name in empty or name in operator.shared:
                 return Replicate()
             parameter = name.removeprefix("grad_")
             if parameter in operator.parameters:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from .codegen.specification.neurons import NEURONS, Neuron
+from .codegen.specification.base import Neuron
+from .codegen.specification.neurons import NEURONS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Operator:
     def parameters(self) -> list[str]:
         """Parameters that may be tensors: they broadcast against x_seq[0]."""
         return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
+
+    @property
+    def shared(self) -> list[str]:
+        """Tensors that have no dimension of neurons."""
+        return ["surrogate_params_tensor"] if self.neuron.has_surrogate else []
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
         """The gradients of what was not given: they have no element."""

@@ -20,7 +20,7 @@ def _rule(
     empty = operator.empty_results(values)
     to = tuple(None if name in empty else first(name) for name in operator.results)
 
-    given = {name for name in operator.parameters if values[name] is not None}
+    given = {name for name in (*operator.parameters, *operator.shared) if values[name] is not None}
 
     def rank(name: str) -> int:
         return int(values[name].dim()) - (name in batched)

@@ -21,8 +21,12 @@ HEAD = """# What works where
 Made from test runs by `pytest -m compatibility --compatibility`: do not edit. Each line is a test, which goes through all
 neurons; a dash is a line that has nothing to say about a device.
 """
-# The worst outcome of a test's variants is that of the test.
-ORDER = ("no", "yes")
+
+
+def _worse(a: str, b: str) -> str:
+    """The outcome of a test is the worst of its variants; one that was not run says least."""
+    rank = {"no": 0, "no:": 0, "yes": 1}
+    return min(a, b, key=lambda outcome: rank.get(outcome.split(" ")[0], 2))
 
 
 class Recorder:
@@ -40,14 +44,15 @@ class Recorder:
         file, _, test = report.nodeid.partition("[")[0].rpartition("::")
         column = self.columns.setdefault(self.names["gpu" in report.keywords], {})
         tests = column.setdefault(Path(file).name, {})
-        if report.skipped:
+        if hasattr(report, "wasxfail"):  # a fault that is not ours, which the test has shown
+            outcome = f"no: {report.wasxfail.removeprefix('reason: ')}"
+        elif report.skipped:
             reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
             no_gpu = self.names[True] == "GPU"
             outcome = NOT_RUN if no_gpu or not reason else f"{NOT_RUN}: {reason}"
         else:
             outcome = "yes" if report.passed else "no"
-        known = [o for o in ORDER if o in (tests.get(test), outcome)]
-        tests[test] = known[0] if known else outcome
+        tests[test] = _worse(tests.get(test, outcome), outcome)
 
     def pytest_sessionfinish(self) -> None:
         path = DOCS / "compatibility.json"

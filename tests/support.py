@@ -8,13 +8,17 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from snnkern import functional, nn, reference, surrogate
-from snnkern.codegen.emit.kernels import Selection, is_exact
+from snnkern.codegen.emit.kernels import Selection
+from snnkern.codegen.emit.step import is_exact
+from snnkern.codegen.graph.evaluate import evaluate as evaluate_all
 from snnkern.codegen.graph.expr import Expr
 from snnkern.codegen.specification.neurons import NEURONS, Neuron
 from snnkern.codegen.specification.surrogates import SURROGATES
@@ -87,10 +91,15 @@ def gradients(net: torch.nn.Module, x: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((out * noise(tuple(out.shape), out.dtype, 77, str(out.device))).sum(), leaves))
 
 
-def fresh_process(code: str, *arguments: str) -> str:
-    """What a new Python prints that runs this code: nothing is imported or loaded in it yet."""
+def run_fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A new Python that runs this code, in which nothing is imported or loaded yet."""
     command = [sys.executable, "-X", "faulthandler", "-c", code, *arguments]
-    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def fresh_process(code: str, *arguments: str) -> str:
+    """What a new Python prints that runs this code."""
+    out = run_fresh(code, *arguments)
     assert out.returncode == 0, f"exit status {out.returncode}\n{out.stdout}{out.stderr}"
     return out.stdout
 
@@ -249,34 +258,31 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-MATH: dict[str, Callable[[float], float]] = {
-    "exp": math.exp, "log": math.log, "sigmoid": lambda a: 1 / (1 + math.exp(-a)), "sin": math.sin, "cos": math.cos,
-    "atan": math.atan, "abs": abs, "floor": math.floor, "round": round, "erfc": math.erfc,
-}  # fmt: skip
-BINARY: dict[str, Callable[[float, float], float]] = {
-    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b,
-    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
-}  # fmt: skip
-
-
 def evaluate(e: Expr, scope: dict[str, float], gradient: Callable[[float], float] = lambda u: 1.0) -> float:
     """What a traced expression computes, for a surrogate gradient."""
-    if e.op == "const":
-        return float(e.value)
-    if e.op in ("var", "flag"):
-        return scope[e.value]
-    args = [evaluate(a, scope, gradient) for a in e.args]
-    if e.op in BINARY:
-        return BINARY[e.op](*args)
-    if e.op in MATH:
-        return MATH[e.op](*args)
-    if e.op == "spike":
-        return float(args[0] >= 0)
-    if e.op == "gradient":
-        return gradient(args[0])
-    if e.op == "neg":
-        return -args[0]
-    if e.op in ("where", "select"):
-        return args[1] if args[0] else args[2]
-    assert e.op == "detach"
-    return args[0]
+    return evaluate_all([e], scope, gradient)[0]
+
+
+def library(name: str) -> Any:
+    """A library's module, or a skip that says which library is missing."""
+    distribution = name.partition(".")[0]
+    try:
+        found = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{distribution} is not installed (pip install .[peers])")
+    if distribution == "spikingjelly" and not found.startswith("2."):
+        pytest.skip(f"spikingjelly {found} is installed, but the tests are beside its version 2 (pip install .[peers])")
+    return pytest.importorskip(name, reason=f"{distribution} is installed, but {name} cannot be imported")
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """For other libraries: snnTorch and Sinabs make their spikes with .float(), and all of them constants of the default dtype."""
+    before = torch.get_default_dtype()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)

@@ -34,9 +34,11 @@ import pytest
 import torch
 
 import snnkern  # noqa: F401  loads the operators
-from snnkern.codegen.emit import kernels
-from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron
-from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.emit import kernels, schema, step
+from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
+from snnkern.codegen.specification.check import LIMITS
+from snnkern.codegen.specification.neurons import NEURONS, Driven
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import KINDS, calm
 
@@ -49,6 +51,7 @@ USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "multi_gaussian")
 # The loops do not know the surrogate, so a part of the grid will do for the others.
 WHOLE_GRID = ("sigmoid", "atan")
 ATAN = next(s for s in SURROGATES if s.name == "atan")  # no library function: results are the same to the bit
+STRAIGHT_THROUGH = next(s for s in SURROGATES if s.name == "straight_through")  # the same everywhere, -inf included
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -81,6 +84,8 @@ FORWARD_VARIANTS = {"f32": {NARROW, (4, 4)}, "f64": {NARROW}, "f16": {NARROW, (4
 BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": HALF, "bf16": HALF}
 
 
+STATES, PARAMS, FLAGS, SURROGATE_PARAMS = LIMITS.values()
+
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
@@ -97,22 +102,22 @@ class KernelArgs(ctypes.Structure):
         ("T", ctypes.c_int64),
         ("N", ctypes.c_int64),
         ("x", ctypes.c_void_p),
-        ("state_init", ctypes.c_void_p * 4),
-        ("state_start", ctypes.c_double * 4),
+        ("state_init", ctypes.c_void_p * STATES),
+        ("state_start", ctypes.c_double * STATES),
         ("spike", ctypes.c_void_p),
-        ("state", ctypes.c_void_p * 4),
+        ("state", ctypes.c_void_p * STATES),
         ("store_seq", ctypes.c_bool),
         ("checkpoints", ctypes.c_void_p),
         ("grad_spike", ctypes.c_void_p),
-        ("grad_state", ctypes.c_void_p * 4),
+        ("grad_state", ctypes.c_void_p * STATES),
         ("grad_x", ctypes.c_void_p),
-        ("grad_init", ctypes.c_void_p * 4),
-        ("grad_param", ctypes.c_void_p * 16),
-        ("params", ctypes.c_double * 16),
-        ("tensor", ParamTensor * 16),
-        ("flags", ctypes.c_int64 * 4),
+        ("grad_init", ctypes.c_void_p * STATES),
+        ("grad_param", ctypes.c_void_p * PARAMS),
+        ("params", ctypes.c_double * PARAMS),
+        ("tensor", ParamTensor * PARAMS),
+        ("flags", ctypes.c_int64 * FLAGS),
         ("surrogate_id", ctypes.c_int32),
-        ("surrogate", ctypes.c_double * 4),
+        ("surrogate", ctypes.c_double * SURROGATE_PARAMS),
     )
 
 
@@ -324,7 +329,7 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
     )
 
 
-schema_of = functools.cache(kernels.arguments)
+schema_of = functools.cache(schema.arguments)
 
 
 def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
@@ -343,6 +348,7 @@ def operator_arguments(case: Case, inputs: Inputs) -> list[Any]:
         "StoreSeq": lambda _: case.store_seq,
         "Spiking": lambda _: case.spiking,
         "Tensor": inputs.tensors.get,
+        "SurrogateTensor": lambda _: None,
     }
     return [values[argument.kind](argument.name) for argument in schema_of(case.neuron)]
 
@@ -480,7 +486,7 @@ def uses_library(surrogate: type[Surrogate] | None, spiking: bool) -> bool:
     """Whether a function comes in that the two devices take from different libraries."""
     if surrogate is None:
         return False
-    gradient, _, primitive = kernels.surrogate_header(surrogate).partition(" primitive(")
+    gradient, _, primitive = step.surrogate_header(surrogate).partition(" primitive(")
     return bool(re.search(r"math::(?!abs|floor|quotient)", gradient if spiking else gradient + primitive))
 
 
@@ -511,7 +517,7 @@ def check(case: Case, got: list[torch.Tensor], want: list[torch.Tensor], exact: 
 
 def check_forward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
-    exact = kernels.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
+    exact = step.is_exact(case.neuron) and (case.spiking or not uses_library(case.surrogate, case.spiking))
     check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -519,7 +525,7 @@ def check_backward(host_cuda: HostCuda, case: Case, seed: int) -> None:
     inputs = inputs_of(case, seed)
     checkpoints = cpu_forward(case, inputs)[-1]
     got = summed(case, host_backward(host_cuda, case, inputs, checkpoints))
-    exact = kernels.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
+    exact = step.is_exact(case.neuron) and not uses_library(case.surrogate, case.spiking)
     check(case, got, cpu_backward(case, inputs, checkpoints), exact)
 
 
@@ -608,8 +614,8 @@ def test_smooth(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: st
 
 def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
     """The passes that tensors and conventions take, with the surrogate compiled in and called."""
-    struct = kernels.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
-    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", kernels.neuron_header(base.neuron), re.DOTALL)
+    struct = step.struct_name(base.neuron, base.reset, "general" if base.conventions else "tensor")
+    tape = re.search(rf"struct {struct} {{.*?kTape = (\d+)", step.neuron_header(base.neuron), re.DOTALL)
     surrogates = (False, True) if base.neuron.has_surrogate else (False,)
     for backward, by_number in [(False, False), *((True, called) for called in surrogates)]:
         ran = set()
@@ -625,6 +631,32 @@ def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
 @each_reset
 def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
     check_whole(host_cuda, Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, tensors=True), each=1)
+
+
+@pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.firing], ids=name)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    """Among others: in every kind of pass the neuron does not spike, and nothing becomes NaN."""
+    surrogate = ATAN if neuron.has_surrogate else None
+    steps = 3 if issubclass(neuron, Driven) else 20  # these rise without bound, where no spike brings them back
+    base = Case(neuron, reset, dtype, surrogate, T=steps, N=7, tensors=True)
+    cases = [base, replace(base, store_seq=True, flags=(True, True))]
+    if neuron.conventions:
+        cases += [replace(case, conventions=True) for case in cases]
+    if neuron.has_surrogate and dtype == "f32":
+        cases += [replace(base, spiking=False), replace(base, surrogate=STRAIGHT_THROUGH, by_number=True)]
+    for case in cases:
+        inputs = inputs_of(case)
+        infinite = torch.arange(7) % 2 == 0
+        for tensor in (t for n, t in inputs.tensors.items() if n.startswith("v_threshold")):
+            tensor[infinite] = math.inf
+        forward = cpu_forward(case, inputs)
+        exact = step.is_exact(neuron) and case.spiking
+        check(case, host_forward(host_cuda, case, inputs), forward, exact)
+        gradients = host_backward(host_cuda, case, inputs, forward[-1])
+        check(case, gradients, cpu_backward(case, inputs, forward[-1]), exact)
+        assert not forward[0][:, infinite].any()
+        assert all(t.isfinite().all() for t in (*forward, *gradients))
 
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])
@@ -659,9 +691,7 @@ def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron]
             args.state[k] = state.data_ptr()
         assert host_cuda.call(base, args, backward=False) is None
         memory.check()
-        check(
-            base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=kernels.is_exact(neuron)
-        )
+        check(base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=step.is_exact(neuron))
 
 
 @each_dtype
@@ -673,7 +703,7 @@ def test_forward_of_special_values(host_cuda: HostCuda, neuron: type[Neuron], re
         case = Case(neuron, reset, dtype, T=20, N=8, store_seq=store_seq)
         inputs = inputs_of(case)
         inputs.x[3], inputs.x[11] = special, special.flip(0)
-        exact = kernels.is_exact(neuron)
+        exact = step.is_exact(neuron)
         check(case, host_forward(host_cuda, case, inputs), cpu_forward(case, inputs), exact)
 
 
@@ -704,7 +734,7 @@ def test_threads_run_in_any_order(host_cuda: HostCuda, neuron: type[Neuron], dty
         case = Case(neuron, neuron.resets()[0], dtype, ATAN, T=18, N=N)
         inputs = inputs_of(case)
         want = cpu_forward(case, inputs)
-        exact = kernels.is_exact(neuron)
+        exact = step.is_exact(neuron)
         for reverse in (False, True):
             host_cuda.mode(reverse=reverse)
             check(case, host_forward(host_cuda, case, inputs), want, exact)

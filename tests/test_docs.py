@@ -15,8 +15,9 @@ from torch import Tensor
 from snnkern.codegen.emit.docs import pages
 from snnkern.codegen.emit.python import function_name, step_equations
 from snnkern.codegen.graph.formula import Equation, Node, latex, latex_step, read, read_equation
-from snnkern.codegen.specification.neurons import NEURONS, RESETS, Float, Neuron, Step
-from snnkern.codegen.specification.surrogates import SURROGATES, Surrogate
+from snnkern.codegen.specification.base import RESETS, Float, Neuron, Step, Surrogate
+from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import SURROGATE_CLASSES, flag_settings, neuron_class
 
@@ -96,8 +97,10 @@ def _step(neuron: type[Neuron], flags: dict[str, bool], reset: str) -> tuple[dic
     given["x"][0] = 0.0
     computed = _compute(neuron, flags, reset, given)
     if "h" in computed:  # at the threshold, and at four of them, the most spikes that ILIF makes
-        given["v_threshold"][1:20] = computed["h"][1:20]
-        given["v_threshold"][20:40] = computed["h"][20:40] / 4
+        legal = next(p.range for p in neuron.firing if p.name == "v_threshold")
+        for i in range(1, 40):
+            h = float(computed["h"][i]) / (1 if i < 20 else 4)
+            given["v_threshold"][i] = h if legal.holds(h) else 1.0
         computed = _compute(neuron, flags, reset, given)
     return given, computed
 

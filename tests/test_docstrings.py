@@ -13,7 +13,14 @@ import torch
 
 import snnkern
 
-MODULES = ["", "functional", "nn", "reference", "surrogate", "jit"]
+MODULES = ["", "compat.spikingjelly", "functional", "nn", "reference", "surrogate", "jit"]
+MODULES += [f"auto_cuda.{name}" for name in snnkern.auto_cuda.__all__]
+# What an example may use without an import.
+KNOWN = {
+    "snnkern": snnkern,
+    "torch": torch,
+    **{name: getattr(snnkern.auto_cuda, name) for name in snnkern.auto_cuda.__all__},
+}
 
 
 def public(module: ModuleType) -> dict[str, Any]:
@@ -35,27 +42,37 @@ def names() -> list[str]:
     return [f"{module}:{name}" for module in modules for name in public(importlib.import_module(module))]
 
 
-@pytest.mark.parametrize("name", names())
-def test_the_example_of_a_docstring_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    # The kernels of the examples are compiled once a session, into a folder that is called as the user's would be.
+def run(test: doctest.DocTest) -> None:
+    try:
+        doctest.DebugRunner().run(test, clear_globs=False)
+    except doctest.DocTestFailure as failure:
+        told = f"{test.name}: {failure.example.source}expected {failure.example.want}got {failure.got}"
+        raise AssertionError(told) from None
+
+
+@pytest.fixture(autouse=True)
+def _kernels(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kernels of the examples are compiled once a session, into a folder that is called as the user's would be."""
     monkeypatch.delenv("SNNKERN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "examples"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_example_of_a_docstring_runs(name: str) -> None:
     module, _, member = name.partition(":")
     value = getattr(importlib.import_module(module), member)
     assert value.__doc__, f"{name} has no docstring"
-    scope = {**vars(importlib.import_module(module)), "snnkern": snnkern, "torch": torch}
-    (test,) = doctest.DocTestFinder(recurse=False).find(value, name, globs=scope)
+    (test,) = doctest.DocTestFinder(recurse=False).find(value, name, globs=dict(KNOWN))
     assert test.examples, f"the docstring of {name} has no example"
     assert any(e.want or doctest.SKIP in e.options for e in test.examples), f"the example of {name} shows no result"
-    runner = doctest.DebugRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
-    try:
-        runner.run(test, clear_globs=False)
-    except doctest.DocTestFailure as failure:
-        raise AssertionError(
-            f"{name}: {failure.example.source}expected {failure.example.want}got {failure.got}"
-        ) from None
+    run(test)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_run(module: str) -> None:
+    name = f"snnkern.{module}".rstrip(".")
+    for test in doctest.DocTestFinder(recurse=False).find(importlib.import_module(name), name, globs=dict(KNOWN)):
+        run(test)
 
 
 def test_every_method_has_a_docstring() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import snnkern
 
-from support import KINDS, eighths, fresh_process, gradients, inputs, network, noise, operator, options_of
+from support import KINDS, eighths, fresh_process, gradients, inputs, network, noise, operator, options_of, run_fresh
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.usefixtures("fresh_dynamo")]
 each_neuron = pytest.mark.parametrize("neuron", KINDS)
@@ -93,6 +94,10 @@ def test_a_module_with_a_state_says_to_reset_it() -> None:
     net(torch.ones(2, 3, 5))
     with pytest.raises(Exception, match=r"an exported program cannot keep the state of this module: call reset\(\)"):
         export(net, torch.ones(2, 3, 5))
+    snnkern.nn.reset(net)
+    net[1].v = 0.5
+    with pytest.raises(Exception, match=r"an exported program cannot keep the state of this module: call reset\(\)"):
+        export(net, torch.ones(2, 3, 5))
 
 
 @each_neuron
@@ -104,12 +109,33 @@ def test_save_and_load_in_a_fresh_process(neuron: str, tmp_path: Path, device: s
     assert torch.equal(torch.load(tmp_path / "out.pt"), net(x))
 
 
+class Plain(torch.nn.Module):
+    """A network of PyTorch alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu().cumsum(0)
+
+
+def run_package(net: torch.nn.Module, x: Tensor, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Packages a network, and runs it in a process that has seen nothing of it."""
+    folder.mkdir(exist_ok=True)
+    with torch.no_grad():
+        program = export(net, noise((5, 2, 5), torch.float32, 0, str(x.device)))
+        torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "net.pt2"))
+    torch.save(x, folder / "x.pt")
+    return run_fresh(RUN, str(folder), "package")
+
+
 @pytest.mark.parametrize("neuron", ["if", "lif", "izhikevich", "li"])  # each compiles for half a minute
 def test_aot_inductor_package_in_a_fresh_process(neuron: str, tmp_path: Path, device: str) -> None:
+    """A crash is excused where a network of PyTorch alone crashes as well."""
     net, x = network(neuron, device), eighths(noise((50, 7, 5), torch.float32, 1, device))
-    with torch.no_grad():
-        program = export(net, noise((5, 2, 5), torch.float32, 0, device))
-        torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "net.pt2"))
-    torch.save(x, tmp_path / "x.pt")
-    fresh_process(RUN, str(tmp_path), "package")
-    assert torch.equal(torch.load(tmp_path / "out.pt"), net(x))
+    out = run_package(net, x, tmp_path / "ours")
+    if out.returncode < 0 and run_package(Plain().to(device), x, tmp_path / "plain").returncode == out.returncode:
+        pytest.xfail("torch's own fault, since a package of Linear, ReLU and cumsum crashes in the same way")
+    assert out.returncode == 0, f"exit status {out.returncode}\n{out.stdout}{out.stderr}"
+    assert torch.equal(torch.load(tmp_path / "ours" / "out.pt"), net(x))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from snnkern import functional
-from snnkern.codegen.emit.kernels import kinds
+from snnkern.codegen.emit.step import kinds
 
 from support import DTYPES, NEURON_NAMES, calm, function, inputs, neuron_class, options_of
 from test_tensor_parameters import numbers, options, value

@@ -38,7 +38,7 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
         for channels in (None, 3):
             given = {p.name: start(p)}
             layer = module(neuron)(**given, **{f"learn_{p.name}": True}, channels=channels).to(device)
-            weight = getattr(layer, f"{p.name}_weight")
+            weight = getattr(layer, p.weight_key)
             assert weight.shape == ((1,) if channels is None else (3,))
             out = layer(x)
             out.sum().backward()
@@ -46,7 +46,9 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
             value = weight.detach()
             if p.tensor_range.low == 0 and p.tensor_range.high in (1, math.inf):
                 value = value.sigmoid() if p.tensor_range.high == 1 else value.exp()
-            torch.testing.assert_close(1 / value if p.inverse else value, torch.full_like(value, start(p)))
+            value = 1 / value if p.inverse else value
+            torch.testing.assert_close(value, torch.full_like(value, start(p)))
+            torch.testing.assert_close(getattr(layer, p.name), value)
             learned = [layer.w.sigmoid()[:1].reshape(())] if neuron_class(neuron).learned else []
             assert torch.equal(out, function(functional, neuron)(x, *learned, **given)[0])
 
@@ -55,8 +57,8 @@ def test_each_parameter_is_learned(neuron: str, device: str) -> None:
 def test_a_time_constant_stays_above_1(size: float) -> None:
     layer = nn.LIF(learn_tau=True, channels=50)
     with torch.no_grad():
-        layer.tau_weight.copy_(noise((50,), torch.float32, 0, scale=size).clamp(-15, 15))
-        assert ((1 / layer.tau_weight.sigmoid()) > 1).all()
+        layer.decay_logit.copy_(noise((50,), torch.float32, 0, scale=size).clamp(-15, 15))
+        assert ((1 / layer.decay_logit.sigmoid()) > 1).all()
         layer(torch.ones(3, 2, 50))
 
 
@@ -74,7 +76,7 @@ def test_a_network_with_a_value_for_each_channel_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert layer.tau_weight.unique().numel() == 6
+    assert layer.decay_logit.unique().numel() == 6
 
 
 @each_neuron
@@ -83,9 +85,8 @@ def test_a_tensor_is_a_buffer_or_where_learning_starts(neuron: str) -> None:
     for p in learnable(neuron):
         given = torch.full((3, 1, 1), start(p))
         fixed, learned = module(neuron)(**{p.name: given}), module(neuron)(**{p.name: given, f"learn_{p.name}": True})
-        name = f"{p.name}_weight"
-        assert name in dict(fixed.named_buffers()) and name in dict(learned.named_parameters())
-        assert getattr(learned, name).shape == (3, 1, 1)
+        assert p.value_key in dict(fixed.named_buffers()) and p.weight_key in dict(learned.named_parameters())
+        assert getattr(learned, p.weight_key).shape == (3, 1, 1)
         assert torch.equal(fixed(x), module(neuron)(**{p.name: start(p)})(x))
         learned(x)
 
@@ -111,13 +112,17 @@ def test_errors() -> None:
         nn.LIF(channels=0)
     with pytest.raises(ValueError, match="LIF: learn_v_reset needs a value of v_reset to start from, got None"):
         nn.LIF(v_reset=None, learn_v_reset=True)
-    with pytest.raises(
-        ValueError, match="LIF: tau must be a tensor of floating-point values, each a finite number > 1"
-    ):
-        nn.LIF(tau=torch.tensor([2.0, 1.0]))
-    with pytest.raises(ValueError, match="LIF: tau must be a tensor of floating-point values"):
+    with pytest.raises(ValueError, match=r"LIF: each value of tau must be a finite number >= 1 or inf, got 0\.5"):
+        nn.LIF(tau=torch.tensor([2.0, 0.5]))
+    with pytest.raises(TypeError, match=r"LIF: tau must be a tensor of floating-point values, got torch\.int64"):
         nn.LIF(tau=torch.tensor([2, 3]))
-    with pytest.raises(
-        RuntimeError, match=r"decay_tensor must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"
-    ):
+    with pytest.raises(ValueError, match=r"channels=3, but x_seq \[T, N, C, ...\] has shape \[5, 2, 4\]"):
         nn.LIF(learn_tau=True, channels=3)(torch.ones(5, 2, 4))
+    with pytest.raises(
+        ValueError, match=r"LIF: v_min must be one value or have shape \[3\] for channels=3, got shape \[4\]"
+    ):
+        nn.LIF(v_min=torch.zeros(4), learn_v_min=True, channels=3)
+    with pytest.raises(
+        ValueError, match=r"LIF: channels=3 needs a number that has a value for each channel: learn_tau=True"
+    ):
+        nn.LIF(channels=3)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from snnkern import functional
-from snnkern.codegen.emit.kernels import SMOOTH_DTYPES, is_exact
+from snnkern.codegen.emit.kernels import SMOOTH_DTYPES
+from snnkern.codegen.emit.step import is_exact
 
 from support import (
     DTYPES,

@@ -127,6 +127,43 @@ def test_reset_of_a_network() -> None:
     assert net[0].v is None and net[1][0].v is None
 
 
+def test_detach_of_a_network_of_networks() -> None:
+    modules = [nn.LIF(), nn.IF(), nn.ParametricLIF()]
+    nets = [modules[0], {"a": torch.nn.Sequential(modules[1])}, (modules[2],)]
+    for m in modules:
+        m(torch.ones(2, 3, requires_grad=True))
+    nn.detach(nets)
+    assert all(m.v is not None and not m.v.requires_grad for m in modules)
+    nn.reset(nets)
+    assert all(m.v is None for m in modules)
+
+
+@pytest.mark.parametrize("change", [nn.reset, nn.detach])
+def test_what_is_no_network_is_named(change: Any) -> None:
+    message = (
+        f"snnkern.nn.{change.__name__}: net must be a torch.nn.Module, or a list, tuple or dict of such, got function"
+    )
+    for net in (lambda x: x, [torch.nn.Linear(2, 2), lambda x: x]):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            change(net)
+    change(torch.nn.Linear(2, 2))
+
+
+def test_a_replica_of_data_parallel_says_that_it_keeps_no_state() -> None:
+    net = torch.nn.Sequential(nn.LIF())  # without parameters, replicas need no device
+    with pytest.warns(UserWarning, match="DataParallel keeps no state, each of its calls starts afresh"):
+        replicas = torch.nn.parallel.replicate(net, [0, 1])
+    for replica in replicas:
+        replica(torch.ones(2, 3))
+        assert replica[0].v is not None and net[0].v is None
+    nn.detach(replicas)
+    nn.reset(replicas)
+    assert all(replica[0].v is None for replica in replicas)
+    net(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match=r"DataParallel cannot keep the state of this module: call reset\(\) before"):
+        torch.nn.parallel.replicate(net, [0, 1])
+
+
 def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
     neuron = nn.ParametricLIF(init_tau=4.0)
     assert neuron.w.item() == pytest.approx(-math.log(3.0))
@@ -137,14 +174,16 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
-        (lambda: nn.LIF(tau=1.0), "snnkern.nn.LIF: tau must be a finite number > 1, got 1.0"),
+        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
+        (lambda: nn.LIF(decay_input="no"), "snnkern.nn.LIF: decay_input must be True or False, got 'no'"),  # type: ignore[arg-type]
         (
             lambda: nn.ParametricLIF(init_tau=0.5),
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
         ),
-        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number, got nan"),
-        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a finite number, got '0'"),  # type: ignore[arg-type]
-        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be one of snnkern.surrogate, got 'atan'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number or inf, got nan"),
+        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a number, a tensor or None, got '0'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be a surrogate of snnkern.surrogate, such as"),  # type: ignore[arg-type]
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(message)):
             make()
@@ -159,6 +198,7 @@ def test_repr_shows_the_arguments() -> None:
 def test_public_names() -> None:
     for n in NEURONS:
         assert getattr(nn, n.module).__doc__ and n.source in getattr(nn, n.module).__doc__
-        for module in (functional, snnkern.reference):
-            doc = getattr(module, "if_" if n.name == "if" else n.name).__doc__
-            assert all(word in doc for word in ("x_seq", "v_init", "Returns:", "Raises:", n.source, *n.equations))
+        name = "if_" if n.name == "if" else n.name
+        doc = getattr(functional, name).__doc__
+        assert all(word in doc for word in ("x_seq", "v_init", "Returns:", "Raises:", n.source, *n.equations))
+        assert f"snnkern.functional.{name}" in getattr(snnkern.reference, name).__doc__

@@ -67,6 +67,7 @@ def test_schema(neuron: str) -> None:
     numbers = [name.replace("tau", "decay") for name in re.findall(r"float\?? (\w+)=", SCHEMAS[neuron])]
     tensors = "".join(f", Tensor? {name}_tensor=None" for name in numbers)  # each number may be a tensor instead
     tensors += CONVENTIONS.get(neuron, "")
+    tensors += ", Tensor? surrogate_params_tensor=None" * neuron_class(neuron).has_surrogate
     assert found == torch._C.parse_schema(
         f"snnkern::{neuron}_forward{SCHEMAS[neuron]}".replace(") ->", f"{tensors}) ->")
     )

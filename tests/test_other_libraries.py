@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from snnkern import functional, surrogate
 
-from support import SURROGATE_CLASSES, error, noise
+from support import SURROGATE_CLASSES, double_precision, error, library, noise
 
 EXACT = 1e-12  # relative: the equations are the same, the order of the operations is not
 SHAPE = (16, 64)
@@ -28,25 +27,9 @@ Run = Callable[..., Outputs]
 
 
 @pytest.fixture(autouse=True)
-def in_double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """snnTorch and Sinabs make their spikes with .float(), and all of them constants of the default dtype."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-def library(name: str) -> Any:
-    """A library's module, or a skip that says which library is missing."""
-    distribution = name.partition(".")[0]
-    try:
-        found = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{distribution} is not installed (pip install .[peers])")
-    if distribution == "spikingjelly" and not found.startswith("2."):
-        pytest.skip(f"spikingjelly {found} is installed, but the tests are beside its version 2 (pip install .[peers])")
-    return pytest.importorskip(name, reason=f"{distribution} is installed, but {name} cannot be imported")
+def in_double_precision() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
 @dataclass(frozen=True)
@@ -233,6 +216,22 @@ def norse_li() -> Case:
     return Case(partial(functional.li, tau=4.0), other)
 
 
+def norse_cuba_li() -> Case:
+    """Their current decays after the membrane has seen it, and their membrane takes 1/4 of it."""
+
+    def other(x_seq: Tensor, v_init: Tensor, i_init: Tensor) -> Outputs:
+        li = library("norse.torch.functional.leaky_integrator")
+        p = li.LIParameters(tau_syn_inv=torch.tensor(2 * RATE), tau_mem_inv=torch.tensor(RATE))
+        v_seq, (state,) = stepwise(partial(li.li_feed_forward_step, p=p, dt=DT), x_seq, li.LIState(v_init, i_init))
+        return [v_seq, state.v, state.i]
+
+    def ours(x_seq: Tensor, v_init: Tensor, i_init: Tensor) -> Outputs:
+        v_seq, v, i = functional.cuba_li(x_seq / 4, v_init, i_init / 2, alpha=0.5, beta=0.75)
+        return [v_seq, v, 2 * i]
+
+    return Case(ours, other, ("v", "i"))
+
+
 # ---- Sinabs: tensors are [batch, time, ...]; the reset to zero is detached, the subtraction is not ----------------------
 
 
@@ -404,6 +403,7 @@ CASES: dict[str, Case] = {
     "norse-iaf": norse_iaf(),
     "norse-lif_refrac": norse_refractory(),
     "norse-li_box": norse_li(),
+    "norse-li": norse_cuba_li(),
     **{
         f"sinabs-lif-{reset}-{norm}": sinabs_lif(reset == "soft", norm == "normalised")
         for reset in ("hard", "soft")
@@ -509,9 +509,14 @@ SINABS: dict[str, tuple[surrogate.Surrogate, dict[str, float]]] = {
         surrogate.MultiGaussian(0.7, 0.2, 5.0, 2.0),
         {"sigma": 0.7, "h": 0.2, "s": 5.0, "grad_scale": 2.0},
     ),
+    "PeriodicExponential": (
+        surrogate.PeriodicExponential(0.75, 1.0, 2.0),
+        {"grad_width": 0.75, "grad_scale": 2.0},
+    ),
 }
 SPIKINGJELLY = {name: cls for name, cls in SURROGATE_CLASSES.items() if name not in (
-    "fast_sigmoid", "triangle", "gaussian", "multi_gaussian", "single_exponential", "straight_through"
+    "fast_sigmoid", "triangle", "gaussian", "multi_gaussian", "single_exponential", "periodic_exponential",
+    "straight_through",
 )}  # fmt: skip
 
 
@@ -526,6 +531,12 @@ def test_a_surrogate_is_that_of_sinabs(name: str) -> None:
     ours, arguments = SINABS[name]
     theirs = getattr(library("sinabs.activation"), name)(**arguments)
     torch.testing.assert_close(ours.gradient(GRID), theirs(GRID + 1, 1.0), rtol=EXACT, atol=ROUNDED)
+
+
+def test_the_period_of_periodic_exponential_is_their_threshold() -> None:
+    theirs = library("sinabs.activation").PeriodicExponential(0.75)
+    ours = surrogate.PeriodicExponential(0.75, period=0.625)
+    torch.testing.assert_close(ours.gradient(GRID), theirs(GRID + 0.625, 0.625), rtol=EXACT, atol=ROUNDED)
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["default", "changed"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..graph.formula import latex, latex_step
-from ..specification.neurons import NEURONS, Neuron
-from ..specification.surrogates import SURROGATES, Surrogate
-from .kernels import schemas
+from ..specification.base import Neuron, Surrogate
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
 from .python import function_name, step_equations
+from .schema import schemas
 
 
 def _arguments(values: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Pure: the specification -> {relative path: text}. The build's list of sources and their contents come from this one call.
+"""All files of C++ and CUDA, each a relative path and its text. The build's list of sources and their contents come from this one call.
 
 neurons/lif.h            the step and its derivative, for each reset and kind of pass
 surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that a number names
@@ -12,36 +12,19 @@ cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewi
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
-from ..graph import expr
-from ..graph.expr import Expr, Printer, flag, lift, var
-from ..specification.neurons import (
-    CONVENTIONS,
-    FINITE,
-    NEURONS,
-    RESETS,
-    Flag,
-    Float,
-    Learned,
-    Neuron,
-    Parameter,
-    Range,
-    Step,
-    blend,
-)
-from ..specification.surrogates import SURROGATES, Surrogate
+from ..specification.base import RESETS, Neuron, Surrogate
+from ..specification.check import check_catalogue
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
+from .schema import DTYPES, HEADER, registry
+from .step import any_surrogate_header, kinds, neuron_header, struct_name, surrogate_header
 
-# Names of the specification and their C++ types, in the order of enum Dtype.
-DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 SMOOTH_DTYPES = ("f32", "f64")
 NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
-HEADER = "// Made by codegen from codegen/specification: edit that.\n"
 
 
 @dataclass(frozen=True)
@@ -75,7 +58,13 @@ class Selection:
                 if name not in legal[kind]:
                     raise ValueError(f"SNNKERN_ONLY: unknown {kind} {name!r}; expected one of {', '.join(legal[kind])}")
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
-        return cls(*chosen)
+        selection = cls(*chosen)
+        if not selection.combinations():
+            raise ValueError(
+                f"SNNKERN_ONLY: {text!r} selects nothing: no neuron in it has such a surrogate and reset; "
+                "python -m codegen --list prints every combination"
+            )
+        return selection
 
     def of(self, neuron: type[Neuron]) -> Selection:
         """What is built of one neuron: only surrogates and resets that it can have."""
@@ -98,6 +87,8 @@ class Selection:
 def files(selection: Selection | None = None) -> dict[str, str]:
     """Every generated C++ and CUDA file of a selection, by its path below csrc/generated."""
     chosen = selection or Selection()
+    check_catalogue(NEURONS)
+    check_catalogue(SURROGATES)
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
@@ -114,437 +105,6 @@ def files(selection: Selection | None = None) -> dict[str, str]:
     out["cuda/table.cpp"] = cuda_table(chosen)
     return out
 
-
-# ---- schema -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument of an operator: the kind tells the host what to do with it."""
-
-    kind: str  # enum class Kind of csrc/torch/spec.h
-    name: str
-    schema: str
-    range: Range = FINITE
-    inverse: bool = False
-    none: float = 0.0  # what None stands for
-    is_convention: bool = False
-    usual: float = 0.0  # of a convention: the value that needs no general pass
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "None"
-    return f"{value:.0f}." if float(value).is_integer() else repr(value)
-
-
-def _argument(p: Parameter, is_convention: bool = False) -> Argument:
-    if isinstance(p, Flag):
-        return Argument("Flag", p.name, f"bool {p.name}={p.default}", is_convention=is_convention)
-    kind = "Reset" if p.name == "v_reset" else "Float"
-    schema = f"float{'' if p.none is None else '?'} {p.name}={_number(p.default)}"
-    return Argument(kind, p.name, schema, p.range, p.inverse is not None, p.none or 0.0, is_convention, p.number)
-
-
-def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
-    name = f"{p.symbol}_tensor"
-    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
-
-
-def arguments(neuron: type[Neuron]) -> list[Argument]:
-    """The arguments of `<neuron>_forward`, in order."""
-    out = [Argument("Input", "x_seq", "Tensor x_seq")]
-    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.learned]
-    out += [Argument("State", f"{s.name}_init", f"Tensor? {s.name}_init=None") for s in neuron.states]
-    out += [_argument(p) for p in neuron.all_parameters()]
-    if neuron.has_surrogate:
-        out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
-        out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
-    out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
-    if neuron.has_surrogate:
-        out.append(Argument("Spiking", "spiking", "bool spiking=True"))
-    out += [_tensor_argument(p) for p in neuron.all_parameters() if isinstance(p, Float)]
-    out += [_argument(p, True) for p in neuron.conventions]
-    out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
-    return out
-
-
-def differentiable(neuron: type[Neuron]) -> list[str]:
-    """The arguments that get a gradient, in order."""
-    return [a.name for a in arguments(neuron) if a.kind in ("Input", "Learned", "State", "Tensor")]
-
-
-def schemas(neuron: type[Neuron]) -> dict[str, str]:
-    """The schemas of a neuron's operators, by role."""
-    inputs = ", ".join(a.schema for a in arguments(neuron))
-    states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
-    grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
-    # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters and
-    # conventions alone.
-    plain = ", ".join(
-        a.schema if a.kind == "Tensor" or a.is_convention else a.schema.split("=")[0] for a in arguments(neuron)
-    )
-    returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
-    return {
-        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
-        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
-    }
-
-
-def _double(value: float) -> str:
-    return repr(float(value)) if math.isfinite(value) else f"{'-' if value < 0 else ''}kInfinity"
-
-
-def _range_text(r: Range) -> str:
-    return f'{{{_double(r.low)}, {_double(r.high)}, {_bool(r.low_open)}, {_bool(r.integer)}, "{r}"}}'
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def registry() -> str:
-    """Names, schemas and parameters of the whole specification: the same in a restricted build."""
-    lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
-    for n in NEURONS:
-        lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
-        for a in arguments(n):
-            rest = ", ".join((_bool(a.inverse), _double(a.none), _bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
-        lines.append("};")
-        starts = ", ".join(str(_float_index(n, s.start)) for s in n.states)
-        lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
-    lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
-    for n in NEURONS:
-        schema = schemas(n)
-        lines.append(
-            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
-        )
-        lines.append(f"     {len(arguments(n))},")
-        lines += [
-            f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
-        ]
-    lines.append("};\n")
-    for s in SURROGATES:
-        if s.parameters:
-            lines.append(f"inline constexpr SurrogateParam k{s.__name__}Params[] = {{")
-            for p in s.parameters:
-                lines.append(f'    {{"{p.name}", {p.number!r}, {_range_text(p.range)}}},')
-            lines.append("};")
-    lines.append(f"\ninline constexpr SurrogateSpec kSurrogates[{len(SURROGATES)}] = {{")
-    for s in SURROGATES:
-        params = f"k{s.__name__}Params" if s.parameters else "nullptr"
-        lines.append(f'    {{"{s.name}", {len(s.parameters)}, {params}, {_bool(s.has_primitive())}}},')
-    lines += [
-        "};\n",
-        "// KernelArgs has room for the largest neuron and surrogate.",
-        f"static_assert({max(len(n.states) for n in NEURONS)} <= kMaxStates);",
-        f"static_assert({max(len(_floats(n)) for n in NEURONS)} <= kMaxParams);",
-        f"static_assert({max(len(n.flags()) for n in NEURONS)} <= kMaxFlags);",
-        f"static_assert({max(len(s.parameters) for s in SURROGATES)} <= kMaxSurrogateParams);\n",
-        f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
-        f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
-        "\n}  // namespace snnkern\n",
-    ]
-    return "\n".join(lines)
-
-
-def _strings(names: Any) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
-# ---- equations --------------------------------------------------------------------------------------------------------
-
-
-def _floats(neuron: type[Neuron], kind: str = "general") -> list[Learned | Float]:
-    """The numbers that a kind of pass takes, in the order of KernelArgs::params: learned ones first, conventions last."""
-    return [*neuron.learned, *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
-
-
-def _flags(neuron: type[Neuron], kind: str) -> list[Flag]:
-    return [p for p in neuron.flags() if kind == "general" or p not in neuron.conventions]
-
-
-def _symbol(p: Learned | Float) -> str:
-    return p.symbol if isinstance(p, Float) else p.name
-
-
-def _float_index(neuron: type[Neuron], name: str) -> int:
-    """The index among the parameters of the one at which a state starts; -1 for 0."""
-    return -1 if name == "0" else [p.name for p in _floats(neuron)].index(name)
-
-
-@dataclass(frozen=True)
-class Traced:
-    """The graph of one step."""
-
-    x: Expr
-    old: list[Expr]
-    floats: list[Expr]
-    spike: Expr
-    new: list[Expr]
-    names: dict[Expr, str]
-
-
-def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
-    """Runs a neuron's equations on symbols."""
-    floats, flags = _floats(neuron, kind), _flags(neuron, kind)
-    # What else the equations may ask for: conventions that this neuron has not.
-    values: dict[str, Any] = {p.name: p.default for p in CONVENTIONS} if kind == "general" else {}
-    values.update({_symbol(p): var(f"p.{_symbol(p)}") for p in floats})
-    values.update({p.name: flag(f"p.{p.name}") for p in flags})
-    variables = [values[_symbol(p)] for p in floats]
-    if reset == "soft":
-        values["v_reset"] = lift(0)  # also where the neuron has none
-    names: dict[Expr, str] = {}
-
-    smooth = kind == "smooth"
-    step = Step(
-        expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, kind == "general", names
-    )
-    x, old = var("x"), [var(s.name) for s in neuron.states]
-    s, new = neuron.step(x, old, SimpleNamespace(**values), step)
-    return Traced(x, old, variables, s, list(new), names)
-
-
-def is_exact(neuron: type[Neuron]) -> bool:
-    """Whether a step, except in smooth mode, has the same bits everywhere: it uses no function that libraries differ in."""
-    used = {e.op for reset in neuron.resets() for e in _outputs(trace(neuron, reset, ""))}
-    return not used & (expr.FUNCTIONS.keys() - set(expr.EXACT))
-
-
-def _outputs(t: Traced) -> list[Expr]:
-    return expr.topological([t.spike, *t.new])
-
-
-# Names that the code of a step has already.
-_TAKEN_BY_STEP = frozenset(
-    "R S Params p x h s g gs gx surrogate state tape note g_param spike choose math".split()  # noqa: SIM905
-)
-
-
-def check_names(neuron: type[Neuron]) -> None:
-    """A neuron's states and numbers become names in C++ and Python, so each must be new."""
-    states = [s.name for s in neuron.states]
-    numbers = [*(p.name for p in neuron.numbers()), *(p.name for p in neuron.flags())]
-    names = [*states, *numbers, *(t.name for t in neuron.learned)]
-    for name in names:
-        taken = name == "R" or (name in states and name in _TAKEN_BY_STEP)
-        if taken or names.count(name) > 1 or not name.isidentifier():
-            raise ValueError(
-                f"{neuron.name}: {name!r} cannot be the name of a state or parameter: it is taken, or no name"
-            )
-
-
-def neuron_header(neuron: type[Neuron]) -> str:
-    """The step of a neuron and the step of its BPTT, as C++."""
-    check_names(neuron)
-    text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
-#pragma once
-#include "../../kernels/elementary.h"
-
-namespace snnkern {{
-"""
-    for kind in ("", "general") if neuron.conventions else ("",):
-        text += _params_struct(neuron, kind)
-    for kind in kinds(neuron):
-        for reset in neuron.resets():
-            text += _step_struct(neuron, reset, kind)
-    return text + "\n}  // namespace snnkern\n"
-
-
-def _params_name(neuron: type[Neuron], kind: str) -> str:
-    return f"{neuron.module}{'General' if kind == 'general' else ''}Params"
-
-
-def _params_struct(neuron: type[Neuron], kind: str) -> str:
-    floats, flags = _floats(neuron, kind), _flags(neuron, kind)
-    params = _params_name(neuron, kind)
-    fields = [_symbol(p) for p in floats]
-    inits = [f"{name}(R(a.params[{i}]))" for i, name in enumerate(fields)]
-    inits += [f"{p.name}(Mask<R>(a.flags[{i}]))" for i, p in enumerate(flags)]
-    loads = "".join(
-        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
-    )
-    sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
-    return f"""
-template <class R>
-struct {params} {{
-  static constexpr int kCount = {len(fields)};
-  R {", ".join(fields)};
-  Mask<R> {", ".join(p.name for p in flags)};
-  SNNKERN_FN explicit {params}(const KernelArgs& a)
-      : {", ".join(inits)} {{}}
-  // Reads learned parameters of one element, where the device's memory can be read.
-  SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
-{loads}  }}
-  // One neuron's parameters, where they are not the same for all.
-  SNNKERN_FN void set(const R* value) {{
-{sets}  }}
-}};
-"""
-
-
-def kinds(neuron: type[Neuron]) -> list[str]:
-    """The kinds of passes of a neuron. A step of the first has gradients in the learned parameters only; of the others, in all."""
-    wanted = {"": True, "tensor": True, "smooth": neuron.has_surrogate, "general": bool(neuron.conventions)}
-    return [kind for kind, has in wanted.items() if has]
-
-
-def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
-    return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
-
-
-def _step_struct(neuron: type[Neuron], reset: str, kind: str) -> str:
-    t = trace(neuron, reset, kind)
-    wanted = t.floats if kind else t.floats[: len(neuron.learned)]
-    states = [s.name for s in neuron.states]
-    incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
-    inputs = [t.x, *t.old]
-    grads = expr.value(expr.backward(incoming, [*inputs, *wanted]))
-    names = dict(zip(expr.value(list(t.names)), t.names.values(), strict=True))
-    tape = expr.smallest_cut(grads, inputs, [d for _, d in incoming])
-    tape_names = [str(e.value) if e.op == "var" else names.get(e, f"m{i}") for i, e in enumerate(tape)]
-    known = dict(zip(tape, map(var, tape_names), strict=True))
-    back = expr.value(grads, known)
-    gx, g_old, g_params = back[0], back[1 : len(inputs)], back[len(inputs) :]
-
-    advance = [(f"state[{i}] =", e) for i, e in enumerate(t.new)]
-    forward_text = _body(names, states, "state", [*advance, ("return", t.spike)])
-    record_text = _body(names, states, "state", [*((f"tape[{i}] =", e) for i, e in enumerate(tape)), *advance])
-    back_names = dict(zip(expr.value(list(names), known), names.values(), strict=True))
-    backward_text = _body(
-        {**back_names, gx: "gx", **{e: f"g_{n}" for n, e in zip(states, g_old, strict=True)}},
-        tape_names,
-        "tape",
-        [
-            *((f"g_param[{i}] +=", e) for i, e in enumerate(g_params) if e is not lift(0)),  # which may read g
-            *((f"g[{i}] =", e) for i, e in enumerate(g_old)),
-            ("return", gx),
-        ],
-    )
-    starts = " : ".join(f"state == {i} ? {_float_index(neuron, s.start)}" for i, s in enumerate(neuron.states))
-    return f"""
-struct {struct_name(neuron, reset, kind)} {{
-  static constexpr int kStates = {len(states)}, kGradients = {len(wanted)}, kTape = {len(tape)};
-  static constexpr bool kTensors = {_bool(kind != "")}, kSmooth = {_bool(kind == "smooth")};
-  // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
-  static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
-  template <class R>
-  using Params = {_params_name(neuron, kind)}<R>;
-  // The parameter at which a state starts, or -1 for 0.
-  SNNKERN_FN static constexpr int start(int{_use(" state", starts)}) {{ return {starts} : -1; }}
-
-  // The states advance in place; returns the spike.
-  template <class R, class S>
-  SNNKERN_FN static R forward(const Params<R>& p, const S&{_use(" surrogate", forward_text)}, R x, R* state) {{
-{forward_text}
-  }}
-
-  // The same step, which notes on the tape what its gradients need.
-  template <class R, class S>
-  SNNKERN_FN static void record(const Params<R>& p, const S&{_use(" surrogate", record_text)}, R x, R* state, R*{_use(" tape", record_text)}) {{
-{record_text}
-  }}
-
-  // gs, g: the gradients in the spike and in the new states. g becomes the gradient in the old states, g_param grows by
-  // that in the parameters; returns the gradient in x.
-  template <class R, class S>
-  SNNKERN_FN static R backward(const Params<R>& p, const S&{_use(" surrogate", backward_text)}, const R*{_use(" tape", backward_text)}, R gs, R* g, R*{_use(" g_param", backward_text)}) {{
-{backward_text}
-  }}
-}};
-"""
-
-
-def _asks(text: str) -> int:
-    return ("surrogate.gradient" in text) + 2 * ("surrogate.primitive" in text)
-
-
-def _body(names: dict[Expr, str], inputs: list[str], array: str, targets: list[tuple[str, Expr]]) -> str:
-    """The statements of a function that gets `inputs` in an array."""
-    named = {e: name for e, name in names.items() if e.args}
-    loads = [f"    const R {name} = {array}[{i}];" for i, name in enumerate(inputs)]
-    return "\n".join(line for line in (*loads, *Printer(named, quotient="math::divide").print(targets)) if line)
-
-
-def _use(name: str, text: str) -> str:
-    """A parameter's name, or nothing where the body does not mention it."""
-    return name if re.search(rf"\b{name.strip()}\b", text) else ""
-
-
-def surrogate_header(surrogate: type[Surrogate]) -> str:
-    """A surrogate's gradient and primitive, as C++."""
-    types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
-    fields = "".join(f"  {kind} {name};\n" for kind, name in types)
-    inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
-    p = SimpleNamespace(**{name: var(name) for _, name in types})
-    functions = {"gradient": surrogate.gradient}
-    if surrogate.has_primitive():
-        functions["primitive"] = surrogate.primitive
-    text = f"""{HEADER}// gradient:  {surrogate.gradient_text}
-// primitive: {surrogate.primitive_text or "none"}
-#pragma once
-#include "../../kernels/elementary.h"
-
-namespace snnkern {{
-
-template <class R>
-struct {surrogate.__name__} {{
-  static constexpr bool kByNumber = false;
-{fields}  explicit {surrogate.__name__}(const KernelArgs& a) : {surrogate.__name__}(a.surrogate) {{}}
-  template <class P>
-  SNNKERN_FN explicit {surrogate.__name__}(const P*{" parameters" if types else ""}){" : " if types else ""}{inits} {{}}
-"""
-    for name, function in functions.items():
-        body = "\n".join(Printer(quotient="math::quotient").print([("return", lift(function(var("x"), p)))]))
-        text += f"\n  SNNKERN_FN R {name}(R{_use(' x', body)}) const {{\n{body}\n  }}\n"
-    return text + "};\n\n}  // namespace snnkern\n"
-
-
-def any_surrogate_header(surrogates: Sequence[type[Surrogate]]) -> str:
-    """The surrogate of a number, for kernels that are for checking or that would be too many: a call in the place of code."""
-    includes = "".join(f'#include "{s.name}.h"\n' for s in surrogates)
-    functions = ""
-    for name in ("gradient", "primitive"):
-        cases = "".join(
-            f"      case {SURROGATES.index(s)}:\n        return {s.__name__}<R>(p).{name}(x);\n"
-            for s in surrogates
-            if name == "gradient" or s.has_primitive()
-        )
-        functions += f"""
-// By value: nothing has to be in memory.
-template <class R>
-SNNKERN_CALL R any_{name}(int id, R p0, R p1, R p2, R p3, R x) {{
-  const R p[] = {{p0, p1, p2, p3}};
-  switch (id) {{
-{cases}      default:
-        return p[0] - p[0];
-  }}
-}}
-"""
-    return f"""{HEADER}#pragma once
-{includes}
-namespace snnkern {{
-{functions}
-template <class R>
-struct AnySurrogate {{
-  static constexpr bool kByNumber = true;
-  int id;
-  R p[kMaxSurrogateParams];
-  explicit AnySurrogate(const KernelArgs& a) : id(a.surrogate_id) {{
-    for (int i = 0; i < kMaxSurrogateParams; ++i) p[i] = R(a.surrogate[i]);
-  }}
-  SNNKERN_FN R gradient(R x) const {{ return any_gradient(id, p[0], p[1], p[2], p[3], x); }}
-  SNNKERN_FN R primitive(R x) const {{ return any_primitive(id, p[0], p[1], p[2], p[3], x); }}
-}};
-
-}}  // namespace snnkern
-"""
-
-
-# ---- kernels ----------------------------------------------------------------------------------------------------------
 
 # In the order of enum Pass: the kind, and whether it is BPTT.
 PASSES = {
@@ -687,7 +247,7 @@ def cpu_table(chosen: Selection) -> str:
     """The kernels of each neuron, and each surrogate; null where this build has none."""
     neurons = [[f"{n.name}_kernels" if chosen.of(n).neurons else ""] for n in NEURONS]
     surrogates = [[f"{s.name}_surrogate" if s in chosen.surrogates else ""] for s in SURROGATES]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cpu {{
 
@@ -708,7 +268,7 @@ def cuda_table(chosen: Selection) -> str:
         ]
         for n in NEURONS
     ]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cuda {{
 

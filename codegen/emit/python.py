@@ -5,14 +5,13 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from ..specification.neurons import NEURONS, Flag, Float, Neuron, Range, State
-from ..specification.surrogates import SURROGATES, Surrogate
+from ..specification.base import DETACH_RESET, Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
-from .kernels import arguments
+from .schema import MADE_BY, arguments
 
-HEADER = '"""{}\n\nMade by codegen from codegen/specification: edit that.\n"""\n\nfrom __future__ import annotations\n'
+HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
 
 
 def files() -> dict[str, str]:
@@ -127,7 +126,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
+        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
+        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
@@ -157,7 +157,9 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "    else float32.",
         "",
         "Raises:",
-        "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
+        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
         *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
         "",
         f"Source: {neuron.source}.",
@@ -187,11 +189,16 @@ _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate impor
 
 def functional_module() -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
-    text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
+    text += (
+        "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(n) for n in NEURONS])
     for n in NEURONS:
         values = []
         for a in arguments(n):
+            if a.kind == "SurrogateTensor":  # the last; functions take numbers
+                continue
             values.append(
                 {
                     "surrogate": "surrogate.name",
@@ -200,18 +207,37 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = "".join(_take_tensor(p) for p in n.numbers())
+        where = f"snnkern.functional.{function_name(n)}"
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
 
-def _take_tensor(p: Float) -> str:
+def _check_types(n: type[Neuron], where: str) -> str:
+    """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
+    body = ""
+    for name in ("x_seq", *(t.name for t in n.learned)):
+        body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (f"{s.name}_init" for s in n.states):
+        test = f"{name} is not None and not isinstance({name}, Tensor)"
+        body += f'    if {test}:\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (*(p.name for p in n.flags()), "store_v_seq"):
+        body += f'    if type({name}) is not bool:\n        {name} = switch("{where}", "{name}", {name})\n'
+    if n.has_surrogate:
+        body += f'    if not isinstance(surrogate, Surrogate):\n        check_surrogate("{where}", surrogate)\n'
+    return body
+
+
+def _take_number(p: Float, where: str) -> str:
     """The operator takes a number and, in its place, a tensor."""
     value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
+    is_other = f"type({p.name}) is not float" + (f" and {p.name} is not None" if p.none is not None else "")
     return (
         f"    {p.symbol}_tensor: Tensor | None = None\n"
-        f"    if isinstance({p.name}, Tensor):\n        {p.symbol}_tensor = {value}\n        {p.name} = {p.default!r}\n"
+        f"    if {is_other}:\n"
+        f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
+        f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
 
 
@@ -241,23 +267,6 @@ def module_arguments(neuron: type[Neuron]) -> list[Float | Flag]:
     return [*(t.argument for t in neuron.learned), *neuron.parameters]
 
 
-def _module_range(p: Float) -> Range:
-    """A module's range: a time constant of 1, which forgets everything, is left to the operator."""
-    return Range(1, p.range.high, low_open=True) if p.inverse and p.range.low == 1 else p.range
-
-
-def _range_code(r: Range) -> str:
-    given = {f.name: getattr(r, f.name) for f in fields(r) if getattr(r, f.name) != f.default}
-    return f"Range({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
-def _transform(limits: Range) -> str:
-    """From a weight, which may be any number, to a parameter within its limits."""
-    if limits.low == 0:
-        return "sigmoid" if limits.high == 1 else "exp" if limits.high == float("inf") else "identity"
-    return "identity"
-
-
 def _module_kind(p: Float | Flag) -> str:
     if isinstance(p, Flag):
         return "bool"
@@ -269,22 +278,14 @@ def nn_module() -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom ..codegen.specification.neurons import Range\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
+        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in NEURONS])
     for n in NEURONS:
         text += _module(n)
     return text
-
-
-def _set(p: Float, symbol_range: Range, weight: str, learn: str, number: str) -> str:
-    """`number`: what the operator takes beside a tensor."""
-    return (
-        f'        self._set("{p.name}", {p.name}, {_range_code(_module_range(p))}, learn={learn}, inverse={p.inverse is not None}, '
-        f'transform="{_transform(symbol_range)}", weight="{weight}", {number})\n'
-    )
 
 
 _ModuleArgument = tuple[str, str, str]  # name, type = default, what it is
@@ -296,16 +297,18 @@ def _module_signature(
     """The arguments of a module, and those that are given by keyword alone."""
     out = []
     for p in (*module_arguments(neuron), *neuron.firing):
-        limits = f", {_module_range(p)}" if isinstance(p, Float) and p.range != Range() else ""
-        out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + limits))
+        out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)))
     if neuron.has_surrogate:  # before detach_reset
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
-        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+        place = len(out) - (neuron.firing[-1].name == DETACH_RESET.name)
+        out.insert(place, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
     out.append(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")
     )
     by_keyword = [(p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)) for p in neuron.conventions]
+    for s in neuron.states:
+        by_keyword.append((s.init.name, f"{_module_kind(s.init)} = None", f"{s.init.doc}; None: {_start(s)}"))
     by_keyword += [
         (f"learn_{p.name}", "bool = False", f"learn {p.name}, from the value given, within its limits")
         for p in learnable
@@ -316,122 +319,142 @@ def _module_signature(
 
 def _module(neuron: type[Neuron]) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
-    every = [*(t.argument for t in neuron.learned), *neuron.all_parameters(), *neuron.conventions]
-    adjustable = [p for p in every if isinstance(p, Float) and p.name not in starts]
-    learnable = [p for p in adjustable if not p.range.integer]
+    every = [*module_arguments(neuron), *neuron.firing, *neuron.conventions]
+    inits = [s.init for s in neuron.states]
+    numbers = [p for p in (*every, *inits) if isinstance(p, Float)]
+    learnable = [p for p in numbers if p.name not in starts and not p.range.integer]
     positional, by_keyword = _module_signature(neuron, learnable)
-    sets = "        super().__init__(store_v_seq, channels)\n"
-    for p in every:
-        if isinstance(p, Float) and p.name in starts:
-            learned = starts[p.name]
-            inverse = Float(p.name, p.default, p.doc, p.range, inverse=learned.name)
-            sets += _set(inverse, learned.range, learned.weight, "True", "has_number=False")
-        elif isinstance(p, Float):
-            learn = f"learn_{p.name}" if p in learnable else "False"
-            sets += _set(p, p.tensor_range, f"{p.name}_weight", learn, f"default={p.default!r}")
-        else:
-            sets += f"        self.{p.name} = {p.name}\n"
+
+    attributes = "".join(f"    {_shown(p)}{p.name} = Number()\n" for p in numbers)
+    annotations = "".join(
+        f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
+    )
+    annotations += "    _channels: Optional[int]\n"
+    tensors = ""
+    for p in numbers:
+        weight = starts[p.name].weight if p.name in starts else p.weight_key
+        tensors += "".join(f"        {key}: Optional[Tensor]\n" for key in dict.fromkeys((p.value_key, weight)))
+        annotations += f"    _{p.name}: {'float' if p.none is None else 'Optional[float]'}\n"
+        annotations += f"    _{p.name}_now: Optional[Tensor]\n"
     if neuron.has_surrogate:
-        sets += "        self._set_surrogate(surrogate)\n"
+        annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
+
+    sets = "        super().__init__(store_v_seq, channels)\n"
+    sets += "".join(f'        self.{p.name} = self._flag("{p.name}", {p.name})\n' for p in every if isinstance(p, Flag))
+    if neuron.has_surrogate:
+        sets += "        self.surrogate = surrogate\n"
+    given = [p.name for p in numbers] + [f"learn_{p.name}" for p in learnable]
+    sets += "        self._start(\n            {" + ", ".join(f'"{name}": {name}' for name in given) + "}\n        )\n"
+
     states = [s.name for s in neuron.states]
-    tensors = {f"{p.symbol}_tensor": p.name for p in adjustable}
-    symbols = {t.name: t for t in neuron.learned}
-    values = []
-    for a in arguments(neuron):
-        if a.name == "x_seq":
-            values.append("x_seq")
-        elif a.name in symbols:
-            values.append(
-                f"self._spread(self.{symbols[a.name].weight}, self._{symbols[a.name].argument.name}_transform, x_seq)"
-            )
-        elif a.name in tensors:
-            name = tensors[a.name]
-            values.append(f"self._value(self.{name}_weight, self._{name}_transform, x_seq)")
-        elif a.name.endswith("_init"):
-            values.append(f"self.{a.name.removesuffix('_init')}")
-        elif a.name in ("surrogate", "surrogate_params", "spiking"):
-            values.append({"surrogate": "self._surrogate_name"}.get(a.name, f"self._{a.name}"))
-        else:
-            values.append(f"self.{a.name}")
-    call = "".join(f"            {v},\n" for v in values)
+    call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
     keep = "".join(
         f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
-    annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in states)
-    annotations += "    _channels: Optional[int]\n"
-    optional = [p.name for p in neuron.numbers() if p.none is not None]
-    annotations += "".join(f"    {name}: Optional[float]\n" for name in optional)
-    if neuron.has_surrogate:
-        annotations += "    _surrogate_params: List[float]\n"
-    annotations += "".join(f"    {t.weight}: Tensor\n    _{t.argument.name}_transform: str\n" for t in neuron.learned)
-    annotations += "".join(f"    {p.name}_weight: Optional[Tensor]\n    _{p.name}_transform: str\n" for p in adjustable)
-    check_states = "".join(f"        self._check_state(self.{s}, x_seq)\n" for s in states)
-    doc = [
-        (neuron.__doc__ or "").strip(),
-        "",
-        "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
-        "A program of torch.export keeps none: each of its calls starts afresh.",
-        "",
-        *(f"    {e}" for e in step_equations(neuron)),
-        "",
-        "A number may also be a tensor that broadcasts against x_seq[0]: a fixed one is a buffer, or where learning starts.",
-        "",
-        "Args:",
-        *(f"    {name}: {what}" for name, _, what in (*positional, *by_keyword)),
-        "",
-        "Attributes:",
-        *(
-            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; not in the state_dict."
-            for s in neuron.states
-        ),
-    ]
-    doc += [
-        f"    {t.weight}: the weight; {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}."
-        for t in neuron.learned
-    ]
-    for p in learnable:
-        text = {"sigmoid": "sigmoid({})", "exp": "exp({})", "identity": "{}"}[_transform(p.tensor_range)]
-        doc.append(
-            f"    {p.name}_weight: the weight with learn_{p.name}, else None; {p.symbol} = {text.format(f'{p.name}_weight')}."
-        )
-    doc += [*_example(module_example(neuron)), "", f"Source: {neuron.source}."]
-    shown = [p.name for p in every if p.name not in starts] + ["store_v_seq"]
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
     parameters = "".join(f"        {text},\n" for text in declared)
-    usual = ", ".join(f'"{p.name}": {p.default!r}' for p in neuron.conventions)
-    return f'''
+    shown = [p.name for p in (*every, *inits)] + ["store_v_seq"]
+    docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
+    return f"""
 
-class {neuron.module}(MultiStep):
-    """{_indented(doc)}"""
+class {neuron.module}(MultiStep, neuron="{neuron.name}"):
+    \"""{_indented(docstring)}\"""
 
-    _state_names = ({", ".join(f'"{s}"' for s in states)},)
+{attributes}
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
-    _usual = {{{usual}}}
     # For TorchScript, which reads these and not the assignments.
 {annotations}
+    if TYPE_CHECKING:  # TorchScript finds out: torch.jit.trace cannot compute with what may be None
+{tensors}
     def __init__(
         self,
 {parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
-{check_states}        {names} = torch.ops.snnkern.{neuron.name}_forward(
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        elif isinstance(x_seq, Proxy):
+            return self._call_in(x_seq)
+        {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return {neuron.output}  # type: ignore[no-any-return]
 
     @torch.jit.export
     def reset(self) -> None:
-        """Forgets the state: the next call starts afresh, with any batch size."""
+        \"""Forgets the state: the next call starts afresh, with any batch size.\"""
 {"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in states)}
     @torch.jit.export
     def detach(self) -> None:
-        """Keeps the state and cuts its gradient: truncated back-propagation through time."""
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}'''
+        \"""Keeps the state and cuts its gradient: truncated back-propagation through time.\"""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
+            self._detach()
+"""
+
+
+def _shown(p: Float) -> str:
+    """What learning starts from can be read as what is learned, too: init_tau as tau."""
+    return f"{p.name.removeprefix('init_')} = " if p.name.startswith("init_") else ""
+
+
+def _module_values(neuron: type[Neuron]) -> list[str]:
+    """What a module gives the operator for each of its arguments."""
+
+    def tensor(p: Float, weight: str, transform: str, inverse: bool) -> str:
+        return f'(self.{p.value_key}, self.{weight}, self._{p.name}_now, "{transform}", {inverse}, x_seq)'
+
+    values = {"x_seq": "x_seq"}
+    for t in neuron.learned:
+        values[t.name] = f"self._learned{tensor(t.argument, t.weight, t.range.transform, True)}"
+    for s in neuron.states:
+        p = s.init
+        values[p.name] = f"self._enter(self.{s.name}, self._{p.name}, self.{p.value_key}, self._{p.name}_now, x_seq)"
+    for p in neuron.numbers():
+        transform, inverse = p.tensor_range.transform, p.inverse is not None
+        values[p.name] = f"{p.default!r} if self._changes(self._{p.name}_now) else self._{p.name}"
+        values[f"{p.symbol}_tensor"] = f"self._tensor{tensor(p, p.weight_key, transform, inverse)}"
+    values["surrogate"] = "self._surrogate_name"
+    values["surrogate_params"] = "None if self._changes(self._surrogate_now) else self._surrogate_params"
+    values["surrogate_params_tensor"] = "self._surrogate_now if self._changes(self._surrogate_now) else None"
+    values["spiking"] = "self._spiking"
+    return [values.get(a.name, f"self.{a.name}") for a in arguments(neuron)]
+
+
+def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[_ModuleArgument]) -> list[str]:
+    doc = [
+        (neuron.__doc__ or "").strip(),
+        "",
+        "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
+        "What torch.export, torch.jit.trace or make_fx record keeps none: each of its calls starts afresh.",
+        "",
+        *(f"    {e}" for e in step_equations(neuron)),
+        "",
+        "A number may also be a tensor that broadcasts against x_seq[0], or has a value for each of `channels`. A",
+        "torch.nn.Parameter is used as it is and gets its gradient; any other is copied, or is where learning starts.",
+        "Each argument is an attribute, which gives the value in use (of what is learned, the present one); a value that is",
+        "assigned is used from the next call on.",
+        "",
+        "Args:",
+        *(f"    {name}: {what}" for name, _, what in given),
+        "",
+        "Attributes:",
+    ]
+    for s in neuron.states:
+        doc.append(
+            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; assign to set it. Not in the state_dict."
+        )
+    doc += [f"    {t.weight}: {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}." for t in neuron.learned]
+    for p in learnable:
+        made = {"sigmoid": f"sigmoid({p.weight_key})", "exp": f"exp({p.weight_key})"}.get(p.tensor_range.transform)
+        doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
+        doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
+    return [*doc, *_example(module_example(neuron)), "", f"Source: {neuron.source}."]
 
 
 def _detach(key: str) -> str:
     # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
-    return f"        {key} = self.{key}\n        if {key} is not None:\n            self.{key} = {key}.detach()\n"
+    return f"            {key} = self.{key}\n            if {key} is not None:\n                self.{key} = {key}.detach()\n"

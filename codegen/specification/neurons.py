@@ -1,268 +1,65 @@
 """The neurons: one class each, which states its parameters and its equations once.
 
 From a class come the CUDA and CPU kernels, their back-propagation through time, the operator's schema and checks, the
-reference in plain PyTorch and the tables in the docs. To add a neuron, add a class here and name it in NEURONS.
+reference in plain PyTorch and the tables in the docs. To add a neuron, add a class here and name it in NEURONS; what a class
+may say is in base.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ..graph.expr import straight_through, where
+from .base import (
+    CONVENTIONS,
+    DETACH_RESET,
+    FIRING,
+    MAX_SPIKES,
+    POSITIVE,
+    POTENTIAL,
+    STRICT,
+    V_MIN,
+    V_RESET,
+    V_THRESHOLD,
+    Flag,
+    Float,
+    Learned,
+    Neuron,
+    Parameter,
+    Range,
+    State,
+    Step,
+)
 
+# What a class needs, whoever writes it.
+__all__ = [
+    "CONVENTIONS",
+    "DETACH_RESET",
+    "FIRING",
+    "NEURONS",
+    "POTENTIAL",
+    "V_RESET",
+    "V_THRESHOLD",
+    "Flag",
+    "Float",
+    "Learned",
+    "Neuron",
+    "Parameter",
+    "Range",
+    "State",
+    "Step",
+    "straight_through",
+    "where",
+]
 
-@dataclass(frozen=True)
-class Range:
-    """The legal values of a parameter: finite, and within these bounds."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    integer: bool = False
-
-    def __str__(self) -> str:
-        bounds = []
-        if self.low != -math.inf:
-            bounds.append(f"{'>' if self.low_open else '>='} {self.low:g}")
-        if self.high != math.inf:
-            bounds.append(f"<= {self.high:g}")
-        kind = "an integer" if self.integer else "a finite number"
-        return " ".join([kind, " and ".join(bounds)]).strip()
-
-    def holds(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.integer and value != math.floor(value)):
-            return False
-        return (value > self.low if self.low_open else value >= self.low) and value <= self.high
-
-
-FINITE = Range()
-POSITIVE = Range(0, low_open=True)
-NOT_NEGATIVE = Range(0)
-
-
-@dataclass(frozen=True)
-class Float:
-    """A number. With `inverse`, the equations get 1 / value under that name, computed once in double precision.
-
-    With `none`, it may be None, which stands for that number.
-    """
-
-    name: str
-    default: float | None
-    doc: str
-    range: Range = FINITE
-    inverse: str | None = None
-    none: float | None = None
-
-    @property
-    def number(self) -> float:
-        """The default as a number."""
-        return self.default if self.default is not None else self.none or 0.0
-
-    @property
-    def symbol(self) -> str:
-        return self.inverse or self.name
-
-    @property
-    def tensor_range(self) -> Range:
-        """The range of what the equations get."""
-        if self.inverse is None:
-            return self.range
-        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=True)
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A switch. The equations choose by it with where(flag, a, b)."""
-
-    name: str
-    default: bool
-    doc: str
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A parameter in (0, 1] that is a tensor of one element and gets a gradient.
-
-    The module makes it as sigmoid(weight) and starts it at 1 / argument.
-    """
-
-    name: str
-    doc: str
-    range: Range
-    argument: Float
-    weight: str
-
-
-@dataclass(frozen=True)
-class State:
-    """A variable that a neuron carries from step to step, and where it starts when the user gives no tensor."""
-
-    name: str
-    doc: str
-    start: str = "0"  # a parameter's name, or 0
-
-
-POTENTIAL = State("v", "membrane potential", start="v_reset")
 POTENTIAL_FROM_0 = State("v", "membrane potential")
 CURRENT = State("i", "synaptic current")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What tracing or the reference supplies to the equations of one step; `reset` is hard or soft."""
-
-    spike: Any  # u -> s, with the surrogate gradient as derivative
-    select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
-    reset: str
-    general: bool = False  # the neuron's conventions are in play; else they are at their defaults, and p has none
-    names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
-
-
-def blend(s: Any, a: Any, b: Any) -> Any:
-    """The choice between a and b in smooth mode, where s is between 0 and 1."""
-    return s * a + (1 - s) * b
-
-
-V_THRESHOLD = Float("v_threshold", 1.0, "threshold of the membrane potential")
-V_RESET = Float(
-    "v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted", none=0.0
-)
-DETACH_RESET = Flag("detach_reset", False, "keep the gradient of the spike out of the reset")
-Parameter = Float | Flag
-TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1), inverse="decay")
+ABOVE_0 = replace(POSITIVE, infinite=True)
+TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1, infinite=True), inverse="decay")
 DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
-
-RESETS = ("hard", "soft")
-FIRING: tuple[Parameter, ...] = (V_THRESHOLD, V_RESET, DETACH_RESET)
 SOFT_FIRING: tuple[Parameter, ...] = (V_THRESHOLD, DETACH_RESET)
-
-STRICT = Flag("strict", False, "spike above the threshold only, not at it, as in snnTorch and Norse")
-DELAY_RESET = Flag(
-    "delay_reset",
-    False,
-    "reset in the step after the spike, as in snnTorch: a hard reset before the charge, a soft one after it. The potential "
-    "kept and returned is the one before the reset, which takes no gradient",
-)
-MAX_SPIKES = Float(
-    "max_spikes",
-    1.0,
-    "most spikes in a step, as in Sinabs: one for each whole threshold in h; None: no limit",
-    Range(1, integer=True),
-    none=math.inf,
-)
-V_MIN = Float("v_min", None, "lowest potential after a step, as in Sinabs; None: no bound", none=-math.inf)
-# What a neuron may do otherwise than its equations say, as other libraries do. General passes have them, so that they cost
-# the others nothing.
-CONVENTIONS: tuple[Parameter, ...] = (STRICT, DELAY_RESET, MAX_SPIKES, V_MIN)
-
-
-class Neuron:
-    """Base of all neurons: charge, fire, reset. A subclass states `charge`, or overrides `step` for several states."""
-
-    name: ClassVar[str]
-    """The key of the specification: lif_forward, csrc/generated/*/lif, snnkern.functional.lif."""
-    module: ClassVar[str]
-    """The name of the torch.nn.Module."""
-    source: ClassVar[str]
-    """The paper."""
-    equations: ClassVar[tuple[str, ...]]
-    """The charge, and all else that differs from the spike and reset below, as the docs print it."""
-    firing_equations: ClassVar[tuple[str, ...]] = (
-        "s = 1 if h >= v_threshold else 0",
-        "v = v_reset if s else h   (hard reset)",
-        "v = h - s * v_threshold   (soft reset, v_reset=None)",
-    )
-    """Spike and reset, as the docs print them."""
-    states: ClassVar[tuple[State, ...]] = (POTENTIAL,)
-    learned: ClassVar[tuple[Learned, ...]] = ()
-    parameters: ClassVar[tuple[Parameter, ...]] = ()
-    firing: ClassVar[tuple[Parameter, ...]] = FIRING
-    """The parameters of spike and reset. Without v_reset every reset is soft; none at all: the neuron never spikes."""
-    conventions: ClassVar[tuple[Parameter, ...]] = ()
-    """Those of CONVENTIONS that the neuron has."""
-    has_surrogate: ClassVar[bool] = True
-    """Whether a surrogate stands for the derivative of the spike."""
-    output: ClassVar[str] = "spike_seq"
-    """The name of the first result."""
-
-    @classmethod
-    def all_parameters(cls) -> tuple[Parameter, ...]:
-        """The neuron's own parameters, then those of firing and reset, in the order of the operator's schema."""
-        return (*cls.parameters, *cls.firing)
-
-    @classmethod
-    def numbers(cls) -> tuple[Float, ...]:
-        """All parameters that are numbers, those of the conventions last."""
-        return tuple(p for p in (*cls.all_parameters(), *cls.conventions) if isinstance(p, Float))
-
-    @classmethod
-    def flags(cls) -> tuple[Flag, ...]:
-        """All parameters that are switches, those of the conventions last."""
-        return tuple(p for p in (*cls.all_parameters(), *cls.conventions) if isinstance(p, Flag))
-
-    @classmethod
-    def resets(cls) -> tuple[str, ...]:
-        """The resets that the neuron can have."""
-        return RESETS if any(p.name == "v_reset" for p in cls.firing) else ("soft",)
-
-    @staticmethod
-    def charge(x: Any, v: Any, p: Any) -> Any:
-        """The potential h before firing, from the input x and the old potential v."""
-        raise NotImplementedError
-
-    @classmethod
-    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
-        """One time step: (x, old states) -> (spike, new states)."""
-        v, owed = cls.delayed(states[0], p, step)
-        s, v = cls.fire(cls.charge(x, v, p), p.v_threshold, p, step, owed)
-        return s, [v]
-
-    @classmethod
-    def fire(cls, h: Any, threshold: Any, p: Any, step: Step, owed: Any = 0.0) -> tuple[Any, Any]:
-        """The spike of the potential h, and the potential after it; `owed` is what a delayed reset takes from h."""
-        if step.general:
-            h = h - owed
-        s = step.spike(h - threshold)
-        if step.general:
-            s = straight_through(spike_count(h, threshold, s, p), s)
-        step.names.update({h: "h", s: "s"})
-        v = cls.fire_reset(h, s, p, step, threshold)
-        if step.general:
-            v = where(p.delay_reset, h, v)
-            v = where(v <= p.v_min, p.v_min, v)  # NaN stays NaN
-        return s, v
-
-    @staticmethod
-    def delayed(v: Any, p: Any, step: Step) -> tuple[Any, Any]:
-        """With delay_reset, the reset that the kept potential is due: the potential to charge, and what to take off then."""
-        if not step.general:
-            return v, 0.0
-        s = spike_count(v, p.v_threshold, step.spike(v - p.v_threshold), p).detach()
-        s = where(p.delay_reset, s, 0.0)
-        if step.reset == "hard":
-            return where(s > 0, p.v_reset, v), 0.0
-        return v, s * p.v_threshold
-
-    @staticmethod
-    def fire_reset(h: Any, s: Any, p: Any, step: Step, threshold: Any = None) -> Any:
-        """The potential after the spike s. A hard reset is a choice, so that an infinite h cannot become NaN."""
-        s = where(p.detach_reset, s.detach(), s)
-        if step.reset == "hard":
-            return step.select(s, p.v_reset, h)
-        return h - s * (p.v_threshold if threshold is None else threshold)
-
-
-def spike_count(h: Any, threshold: Any, s: Any, p: Any) -> Any:
-    """The number of spikes under the conventions, where s is 1 at the threshold and above; NaN does not spike."""
-    one = where(p.strict, where(h > threshold, s, 0.0), s)
-    held = h / threshold
-    whole = where(p.strict, -(-held).floor() - 1, held.floor())
-    many = where(whole >= 1, where(whole <= p.max_spikes, whole, p.max_spikes), 0.0)
-    return where(p.max_spikes > 1, many, one)
 
 
 def leak(x: Any, v: Any, p: Any) -> Any:
@@ -338,7 +135,9 @@ DELTA_T = Float("delta_T", 1.0, "sharpness of the exponential rise", POSITIVE)
 THETA_RH = Float("theta_rh", 0.8, "rheobase threshold: where the exponential rise sets in")
 RECOVERY: tuple[Parameter, ...] = (
     Float("w_rest", 0.0, "recovery current at the start"),
-    Float("tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1), inverse="decay_w"),
+    Float(
+        "tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1, infinite=True), inverse="decay_w"
+    ),
     Float("a", 0.0, "how much the recovery current follows the potential"),
     Float("b", 0.0, "what a spike adds to the recovery current"),
 )
@@ -446,6 +245,10 @@ class Lapicque(Neuron):
         return v + (p.resistance * x - (v - p.v_reset)) * (p.dt / (p.resistance * p.capacitance))
 
 
+ALPHA = Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1))
+BETA = Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1))
+
+
 class CuBaLIF(Neuron):
     """Current-based leaky integrate-and-fire neuron: the input enters a current that decays, and that the membrane."""
 
@@ -454,10 +257,7 @@ class CuBaLIF(Neuron):
     source = "Vogels and Abbott, Journal of Neuroscience 25, 2005"
     equations = ("i = alpha * i + x", "h = beta * v + i")
     states = (POTENTIAL, CURRENT)
-    parameters = (
-        Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1)),
-        Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1)),
-    )
+    parameters = (ALPHA, BETA)
     conventions = CONVENTIONS
 
     @classmethod
@@ -478,9 +278,9 @@ class Alpha(Neuron):
     equations = ("i = alpha * i + x", "j = rise * j + x", "h = beta * v + (i - j)")
     states = (POTENTIAL, CURRENT, State("j", "current that the rise takes away"))
     parameters = (
-        Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1)),
+        ALPHA,
         Float("rise", 0.5, "what stays in a step of the current that the rise takes away; below alpha", Range(0, 1)),
-        Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1)),
+        BETA,
     )
 
     @classmethod
@@ -542,7 +342,7 @@ class RefractoryLIF(Neuron):
         v, r = states
         resting = r > 0
         h = where(resting, v, leak(x, v, p))
-        s = where(resting, 0.0, step.spike(h - p.v_threshold))
+        s = where(resting, 0.0, step.spike_at(h, p.v_threshold))
         step.names.update({h: "h", s: "s"})
         return s, [cls.fire_reset(h, s, p, step), where(resting, r - 1, p.period * s)]
 
@@ -576,7 +376,7 @@ class KLIF(LIF):
         (v,) = states
         scaled = p.k * cls.charge(x, v, p)
         h = where(scaled <= 0, 0.0, scaled)  # NaN stays NaN
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         k = where(p.scale_reset, p.k, 1.0)
         if step.reset == "soft":
@@ -604,7 +404,7 @@ class CLIF(Neuron):
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         v, m = states
         h = v - v * p.decay + x
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         m = m * (h * p.decay).sigmoid() + s
         return s, [cls.fire_reset(h, s, p, step, p.v_threshold + m.sigmoid()), m]
@@ -627,7 +427,7 @@ class ILIF(Neuron):
         replace(TAU, default=4 / 3),
         Float("max_spike_count", 4.0, "most spikes in a step", Range(1, integer=True)),
     )
-    firing = (replace(V_THRESHOLD, range=POSITIVE), DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), DETACH_RESET)
     has_surrogate = False
 
     @classmethod
@@ -639,6 +439,36 @@ class ILIF(Neuron):
         s = straight_through(clipped.round(), clipped)
         step.names.update({h: "h", s: "s"})
         return s, [cls.fire_reset(h, s, p, step)]
+
+
+class TernaryLIF(LIF):
+    """Leaky integrate-and-fire neuron with ternary spikes: 1 at the threshold, -1 at another one below 0."""
+
+    name = "ternary_lif"
+    module = "TernaryLIF"
+    source = "Guo et al., Ternary Spike: Learning Ternary Spikes for Spiking Neural Networks, AAAI 2024"
+    firing_equations = (
+        "s = 1 if h >= v_threshold else -1 if h <= -v_threshold_neg else 0",
+        "v = v_reset if s else h   (hard reset)",
+        "v = h - s * v_threshold if s >= 0 else h - s * v_threshold_neg   (soft reset, v_reset=None)",
+    )
+    parameters = (
+        *LIF.parameters,
+        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", ABOVE_0),
+    )
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), V_RESET, DETACH_RESET)
+    conventions = ()
+
+    @classmethod
+    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
+        (v,) = states
+        h = cls.charge(x, v, p)
+        up, down = step.spike_at(h, p.v_threshold), step.spike_at(-h, p.v_threshold_neg)
+        s = up - down
+        step.names.update({h: "h", s: "s"})
+        # The two never spike at once, so that their resets may come one after the other.
+        v = cls.fire_reset(h, up, p, step)
+        return s, [cls.fire_reset(v, down, p, step, -step.finite(p.v_threshold_neg))]
 
 
 class LI(Neuron):
@@ -662,6 +492,29 @@ class LI(Neuron):
         return v, [v]
 
 
+class CuBaLI(Neuron):
+    """Current-based leaky integrator that never spikes: the input enters a current that decays, and that the potential."""
+
+    name = "cuba_li"
+    module = "CuBaLI"
+    source = "Gerstner et al., Neuronal Dynamics, 2014, chapter 1.3; Norse"
+    equations = ("i = alpha * i + x", "v = beta * v + i")
+    firing_equations = ()
+    states = (POTENTIAL_FROM_0, CURRENT)
+    parameters = (ALPHA, BETA)
+    firing = ()
+    has_surrogate = False
+    output = "v_seq"
+
+    @classmethod
+    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
+        v, i = states
+        i = p.alpha * i + x
+        v = p.beta * v + i
+        return v, [v, i]
+
+
 NEURONS: tuple[type[Neuron], ...] = (
     IF, LIF, ParametricLIF, QIF, EIF, Izhikevich, AdEx, ILIF, CuBaLIF, Alpha, ALIF, KLIF, CLIF, RefractoryLIF, Lapicque, LI,
+    CuBaLI, TernaryLIF,
 )  # fmt: skip

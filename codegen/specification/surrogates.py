@@ -8,10 +8,13 @@ finite x in float32: forms that overflow are avoided. To add a surrogate, add a 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from ..graph.expr import series, where
-from .neurons import FINITE, NOT_NEGATIVE, POSITIVE, Float, Range
+from .base import FINITE, NOT_NEGATIVE, POSITIVE, Float, Range, Surrogate
+
+# What a class needs, whoever writes it.
+__all__ = ["POSITIVE", "SURROGATES", "Float", "Range", "Surrogate", "series", "where"]
 
 ALPHA = "steepness"
 HALF_PI = math.pi / 2
@@ -39,28 +42,6 @@ def normal(x: Any, sigma: Any) -> Any:
 def sign(x: Any, magnitude: Any) -> Any:
     """The magnitude with the sign of x."""
     return where(x < 0, -magnitude, magnitude)
-
-
-class Surrogate:
-    """Base of all surrogates."""
-
-    name: ClassVar[str]
-    gradient_text: ClassVar[str]
-    primitive_text: ClassVar[str] = ""
-    parameters: ClassVar[tuple[Float, ...]] = ()
-    source: ClassVar[str] = ""
-
-    @staticmethod
-    def gradient(x: Any, p: Any) -> Any:
-        raise NotImplementedError
-
-    @staticmethod
-    def primitive(x: Any, p: Any) -> Any:
-        raise NotImplementedError
-
-    @classmethod
-    def has_primitive(cls) -> bool:
-        return cls.primitive is not Surrogate.primitive
 
 
 class Sigmoid(Surrogate):
@@ -392,6 +373,22 @@ class SingleExponential(Surrogate):
         return (-(x.abs() / p.grad_width)).exp() / p.grad_width
 
 
+class PeriodicExponential(Surrogate):
+    name = "periodic_exponential"
+    gradient_text = "scale e^(x/grad_width) for x < 0; else scale e^(-2 |x - period floor(x/period + 1/2)|/grad_width)"
+    parameters = (
+        Float("grad_width", 0.5, "width below the threshold; half of it is that above", POSITIVE),
+        Float("period", 1.0, "distance of the peaks above the threshold: v_threshold, for max_spikes", POSITIVE),
+        Float("scale", 1.0, "height", FINITE),
+    )
+    source = "Weidel and Sheik, 2021; Sinabs"
+
+    @staticmethod
+    def gradient(x: Any, p: Any) -> Any:
+        above = 2 * (x - p.period * (x / p.period + 0.5).floor()).abs()
+        return p.scale * (-(where(x < 0, x.abs(), above) / p.grad_width)).exp()
+
+
 class StraightThrough(Surrogate):
     name = "straight_through"
     gradient_text = "1"
@@ -399,7 +396,7 @@ class StraightThrough(Surrogate):
 
     @staticmethod
     def gradient(x: Any, p: Any) -> Any:
-        return x * 0 + 1.0
+        return 1.0
 
 
 SURROGATES: tuple[type[Surrogate], ...] = (
@@ -424,5 +421,6 @@ SURROGATES: tuple[type[Surrogate], ...] = (
     Gaussian,
     MultiGaussian,
     SingleExponential,
+    PeriodicExponential,
     StraightThrough,
 )

@@ -3,7 +3,7 @@
 Every function takes its result's place first, then its operands as code, then `dtype`: 'float', or 'half2' for two
 half-precision numbers at once. It returns one or more statements that end in an assignment:
 
-    >>> add(z="z", x="x", y="a - b", dtype="float")
+    >>> cfunction.add(z="z", x="x", y="a - b", dtype="float")
     'z = x + (a - b);'
 
 The place may declare a variable: ``z="const float z"``. With None as the place, the expression alone comes back, in
@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ..codegen.graph.expr import Expr, Printer, lift, topological, var, where
+from ..codegen.graph.expr import FUNCTIONS, Expr, Printer, lift, topological, var, where
 from ..codegen.specification import surrogates
 
 # What the functions of a graph are called in CUDA, for float and for half2; None: half2 goes by way of float.
@@ -37,9 +37,13 @@ _CALLS: dict[str, tuple[str, str | None]] = {
     "cos": ("cosf", "h2cos"),
     "abs": ("fabsf", "__habs2"),
     "floor": ("floorf", "h2floor"),
+    "round": ("rintf", None),
+    "sqrt": ("sqrtf", None),
+    "tanh": ("tanhf", None),
     "atan": ("atanf", None),
     "erfc": ("erfcf", None),
     "pow": ("powf", None),
+    "power": ("powf", None),
     "min": ("fminf", "__hmin2"),
     "max": ("fmaxf", "__hmax2"),
 }
@@ -50,7 +54,13 @@ _LANES = ("low", "high")
 
 
 def float_literal(x: float) -> str:
-    """The shortest literal of the float nearest to x: 1 is 1.0f."""
+    """The shortest literal of the float nearest to x: 1 is 1.0f.
+
+    Example:
+        >>> cfunction.float_literal(0.1)
+        '0.1f'
+    """
+    x = _number("x", x)
     try:
         (nearest,) = struct.unpack("f", struct.pack("f", x))
     except (struct.error, OverflowError):
@@ -92,6 +102,8 @@ class _FloatPrinter(Printer):
             return f"{self._holds(e.args[0])} ? 1.0f : 0.0f", 0
         if e.op == "sigmoid":
             return self._operation(1 / (1 + (-e.args[0]).exp()))
+        if e.op == "power":
+            return f"{self._function(e.op)}({', '.join(self._text(a) for a in e.args)})", 9
         return super()._operation(e)
 
     def _holds(self, u: Expr) -> str:
@@ -189,7 +201,7 @@ class _Half2Printer(Printer):
         else:
             condition, a, b = e.args
         p, q = condition.args
-        if (a, b) == (lift(1), lift(0)) and "float" not in (self._kind(p), self._kind(q)):
+        if a is lift(1) and b is lift(0) and "float" not in (self._kind(p), self._kind(q)):
             return f"{_HALF2_COMPARISONS[condition.op]}({self._text(p)}, {self._text(q)})"
         lanes = [
             f"{self._lane(p, lane)} {condition.op} {self._lane(q, lane)}"
@@ -200,6 +212,14 @@ class _Half2Printer(Printer):
 
 
 def check_dtype(dtype: str) -> None:
+    """Raises ValueError unless dtype is 'float' or 'half2'.
+
+    Example:
+        >>> cfunction.check_dtype("double")
+        Traceback (most recent call last):
+            ...
+        ValueError: dtype must be 'float' or 'half2', got 'double'
+    """
     if dtype not in ("float", "half2"):
         raise ValueError(f"dtype must be 'float' or 'half2', got {dtype!r}")
 
@@ -216,8 +236,15 @@ def code(
 
     temporaries: the first part of the names of temporary variables; without it, or where y is None, there are none.
     scalars: in half2 code, the variables that are float. known: nodes that the code around has in variables.
+
+    Example:
+        >>> cfunction.code("y", cfunction.operand("a") * 2 + 1, "float")
+        'y = a * 2.0f + 1.0f;'
     """
     check_dtype(dtype)
+    for node in topological([e]):
+        if node.op in FUNCTIONS and node.op not in (*_CALLS, "sigmoid"):
+            raise ValueError(f"the equations use {node.op!r}, for which cfunction has no code: write it with where")
     prefix = f"{temporaries}__" if temporaries and y is not None else ""
     printer = _FloatPrinter(prefix) if dtype == "float" else _Half2Printer(prefix, scalars)
     printer.texts.update(known or {})
@@ -230,7 +257,12 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def operand(x: str, name: str = "x") -> Expr:
-    """Code of the caller as a node of the graph: in parentheses, unless it is a single name, element, call or number."""
+    """Code of the caller as a node of the graph: in parentheses, unless it is a single name, element, call or number.
+
+    Example:
+        >>> cfunction.operand("a + b")
+        (a + b)
+    """
     if not isinstance(x, str) or not x.strip():
         raise TypeError(
             f"{name} must be code, a str, got {x!r}; a number becomes code with constant(None, {x!r}, dtype)"
@@ -260,17 +292,46 @@ def _is_primary(x: str) -> bool:
 
 
 def wrap_return_codes(y: str | None, codes: str) -> str:
-    """An expression as a statement that assigns it to y, or in parentheses where y is None."""
+    """An expression as a statement that assigns it to y, or in parentheses where y is None.
+
+    Example:
+        >>> cfunction.wrap_return_codes("y", "a + b")
+        'y = a + b;'
+        >>> cfunction.wrap_return_codes(None, "a + b")
+        '(a + b)'
+    """
     return f"({codes})" if y is None else f"{y} = {codes};"
 
 
+def _number(name: str, x: Any) -> float:
+    """A number of Python, NumPy or a tensor, as one of Python."""
+    value: float = x.item() if hasattr(x, "item") else x
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {x!r}")
+    return value
+
+
 def constant(y: str | None, x: float, dtype: str) -> str:
-    """y = x, a number."""
-    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, float_literal(x))
+    """y = x, a number.
+
+    Example:
+        >>> cfunction.constant("y", 0.5, "float")
+        'y = 0.5f;'
+        >>> cfunction.constant("y", 0.5, "half2")
+        'y = __float2half2_rn(0.5f);'
+    """
+    x = _number("x", x)
+    literal = float_literal(x)  # also where it is not used: it says what is wrong with x
+    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, literal)
 
 
 def float2half2(y: str | None, x: str) -> str:
-    """y = x in both lanes: x is code for a float, y a half2."""
+    """y = x in both lanes: x is code for a float, y a half2.
+
+    Example:
+        >>> cfunction.float2half2("y", "alpha")
+        'y = __float2half2_rn(alpha);'
+    """
     return wrap_return_codes(y, f"__float2half2_rn({operand(x).value})")
 
 
@@ -278,52 +339,104 @@ def float2half2(y: str | None, x: str) -> str:
 
 
 def add(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = x + y"""
+    """z = x + y
+
+    Example:
+        >>> cfunction.add("z", "x", "a - b", "float")
+        'z = x + (a - b);'
+        >>> cfunction.add("z", "x", "y", "half2")
+        'z = __hadd2_rn(x, y);'
+    """
     return code(z, operand(x) + operand(y, "y"), dtype)
 
 
 def sub(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = x - y"""
+    """z = x - y
+
+    Example:
+        >>> cfunction.sub("z", "x", "a - b", "float")
+        'z = x - (a - b);'
+    """
     return code(z, operand(x) - operand(y, "y"), dtype)
 
 
 def mul(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = x * y"""
+    """z = x * y
+
+    Example:
+        >>> cfunction.mul("z", "x", "a - b", "float")
+        'z = x * (a - b);'
+    """
     return code(z, operand(x) * operand(y, "y"), dtype)
 
 
 def div(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = x / y"""
+    """z = x / y
+
+    Example:
+        >>> cfunction.div("z", "x", "y", "half2")
+        'z = __h2div(x, y);'
+    """
     return code(z, operand(x) / operand(y, "y"), dtype)
 
 
 def neg(y: str | None, x: str, dtype: str) -> str:
-    """y = -x"""
+    """y = -x
+
+    Example:
+        >>> cfunction.neg("y", "x", "float")
+        'y = -x;'
+    """
     return code(y, -operand(x), dtype)
 
 
 def abs(y: str | None, x: str, dtype: str) -> str:
-    """y = ``|x|``"""
+    """y = ``|x|``
+
+    Example:
+        >>> cfunction.abs("y", "x", "float")
+        'y = fabsf(x);'
+    """
     return code(y, operand(x).abs(), dtype)
 
 
 def exp(y: str | None, x: str, dtype: str) -> str:
-    """y = e^x"""
+    """y = e^x
+
+    Example:
+        >>> cfunction.exp("y", "-x", "float")
+        'y = expf((-x));'
+    """
     return code(y, operand(x).exp(), dtype)
 
 
 def power(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = x^y. In half2 it is computed in float, since the logarithm of a half would lose the digits."""
+    """z = x^y. In half2 it is computed in float, since the logarithm of a half would lose the digits.
+
+    Example:
+        >>> cfunction.power("z", "x", "2.0f", "float")
+        'z = powf(x, 2.0f);'
+    """
     return code(z, Expr("pow", operand(x), operand(y, "y")), dtype)
 
 
 def minimal(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = min(x, y); of a NaN and a number, the number"""
+    """z = min(x, y); of a NaN and a number, the number
+
+    Example:
+        >>> cfunction.minimal("z", "x", "y", "float")
+        'z = fminf(x, y);'
+    """
     return code(z, Expr("min", operand(x), operand(y, "y")), dtype)
 
 
 def maximum(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = max(x, y); of a NaN and a number, the number"""
+    """z = max(x, y); of a NaN and a number, the number
+
+    Example:
+        >>> cfunction.maximum("z", "x", "0.0f", "float")
+        'z = fmaxf(x, 0.0f);'
+    """
     return code(z, Expr("max", operand(x), operand(y, "y")), dtype)
 
 
@@ -340,27 +453,52 @@ def _choose(mask: Expr, x: Expr, y: Expr) -> Expr:
 
 
 def greater_equal(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = 1 where x >= y, else 0"""
+    """z = 1 where x >= y, else 0
+
+    Example:
+        >>> cfunction.greater_equal("z", "x", "y", "float")
+        'z = (x >= y) ? 1.0f : 0.0f;'
+    """
     return code(z, _mask(operand(x) >= operand(y, "y")), dtype)
 
 
 def greater_than(z: str | None, x: str, y: str, dtype: str) -> str:
-    """z = 1 where x > y, else 0"""
+    """z = 1 where x > y, else 0
+
+    Example:
+        >>> cfunction.greater_than("z", "x", "y", "half2")
+        'z = __hgt2(x, y);'
+    """
     return code(z, _mask(operand(x) > operand(y, "y")), dtype)
 
 
 def heaviside(y: str | None, x: str, dtype: str) -> str:
-    """y = 1 where x >= 0, else 0"""
+    """y = 1 where x >= 0, else 0
+
+    Example:
+        >>> cfunction.heaviside("y", "x", "float")
+        'y = (x >= 0.0f) ? 1.0f : 0.0f;'
+    """
     return code(y, _mask(operand(x) >= lift(0)), dtype)
 
 
 def if_else(z: str | None, x: str, y: str, mask: str, dtype: str) -> str:
-    """z = x where the mask is 1, y where it is 0. This is arithmetic: what is not chosen must be finite."""
+    """z = x where the mask is 1, y where it is 0. This is arithmetic: what is not chosen must be finite.
+
+    Example:
+        >>> cfunction.if_else("z", "x", "y", "mask", "float")
+        'z = x * mask + y * (1.0f - mask);'
+    """
     return code(z, _choose(operand(mask, "mask"), operand(x), operand(y, "y")), dtype)
 
 
 def if_else_else(w: str | None, x: str, y: str, z: str, mask_x: str, mask_y: str, dtype: str) -> str:
-    """w = x where mask_x is 1, else y where mask_y is 1, else z. This is arithmetic: what is not chosen must be finite."""
+    """w = x where mask_x is 1, else y where mask_y is 1, else z. This is arithmetic: what is not chosen must be finite.
+
+    Example:
+        >>> cfunction.if_else_else("w", "x", "y", "z", "mask_x", "mask_y", "float")
+        'w = x * mask_x + (y * mask_y + z * (1.0f - mask_y)) * (1.0f - mask_x);'
+    """
     otherwise = _choose(operand(mask_y, "mask_y"), operand(y, "y"), operand(z, "z"))
     return code(w, _choose(operand(mask_x, "mask_x"), operand(x), otherwise), dtype)
 
@@ -369,8 +507,13 @@ def if_else_else(w: str | None, x: str, y: str, z: str, mask_x: str, mask_y: str
 
 
 def sigmoid(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = 1 / (1 + e^(-alpha x))"""
-    return code(y, _logistic(operand(x), alpha, dtype), dtype)
+    """y = 1 / (1 + e^(-alpha x))
+
+    Example:
+        >>> cfunction.sigmoid("y", "x", 4.0, "float")
+        'y = 1.0f / (1.0f + expf(-(4.0f) * x));'
+    """
+    return code(y, _logistic(operand(x), _number("alpha", alpha), dtype), dtype)
 
 
 def _logistic(x: Expr, alpha: float, dtype: str) -> Expr:
@@ -378,7 +521,15 @@ def _logistic(x: Expr, alpha: float, dtype: str) -> Expr:
 
 
 def sigmoid_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = alpha s (1 - s), s = sigmoid(alpha x)"""
+    """y = alpha s (1 - s), s = sigmoid(alpha x)
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.sigmoid_backward("y", "x", 4.0, "float"))
+        >>> print(typer.codes.strip())
+        const float sigmoid_backward__sigmoid_ax = 1.0f / (1.0f + expf(-(4.0f) * x));
+        y = (1.0f - sigmoid_backward__sigmoid_ax) * sigmoid_backward__sigmoid_ax * (4.0f);
+    """
     _check_range(surrogates.Sigmoid, {"alpha": alpha})
     if y is None:
         first, s = "", _logistic(operand(x), alpha, dtype)
@@ -389,15 +540,26 @@ def sigmoid_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
 
 
 def _check_range(surrogate: type[surrogates.Surrogate], values: Mapping[str, float]) -> None:
+    names = [p.name for p in surrogate.parameters]
+    if sorted(values) != sorted(names):
+        raise TypeError(f"{surrogate.name}_backward takes {names}, got {list(values)}")
     for p in surrogate.parameters:
-        if not p.range.holds(values[p.name]):
+        if not p.range.holds(_number(p.name, values[p.name])):
             raise ValueError(f"{surrogate.name}_backward: {p.name} must be {p.range}, got {values[p.name]!r}")
 
 
 def surrogate_backward(
     surrogate: type[surrogates.Surrogate], y: str | None, x: str, dtype: str, **parameters: float
 ) -> str:
-    """y = the gradient of any surrogate of `surrogates` at x, from its equation there."""
+    """y = the gradient of any surrogate of `surrogates` at x, from its equation there.
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.surrogate_backward(snnkern.surrogate.ATan.equations, "y", "x", "float", alpha=2.0))
+        >>> print(typer.codes.strip())
+        const float atan_backward__t0 = 1.5707964f * 2.0f * x;
+        y = 2.0f * 0.5f / (1.0f + atan_backward__t0 * atan_backward__t0);
+    """
     _check_range(surrogate, parameters)
     # A number of terms stays a number: the sum is written out.
     values = {
@@ -408,37 +570,88 @@ def surrogate_backward(
 
 
 def atan_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = (alpha/2) / (1 + (pi/2 alpha x)^2)"""
+    """y = (alpha/2) / (1 + (pi/2 alpha x)^2)
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.atan_backward("y", "x", 2.0, "float"))
+        >>> print(typer.codes.strip())
+        const float atan_backward__t0 = 1.5707964f * 2.0f * x;
+        y = 2.0f * 0.5f / (1.0f + atan_backward__t0 * atan_backward__t0);
+    """
     return surrogate_backward(surrogates.ATan, y, x, dtype, alpha=alpha)
 
 
 def piecewise_leaky_relu_backward(y: str | None, x: str, w: float, c: float, dtype: str) -> str:
-    """y = 1/w for ``|x| <= w``, else c: twice as high as snnkern.surrogate.PiecewiseLeakyReLU, as it has always been here"""
+    """y = 1/w for ``|x| <= w``, else c: twice as high as snnkern.surrogate.PiecewiseLeakyReLU, as it has always been here
+
+    Example:
+        >>> cfunction.piecewise_leaky_relu_backward("y", "x", 1.0, 0.01, "float")
+        'y = (fabsf(x) <= 1.0f) ? 1.0f : 0.01f;'
+    """
     _check_range(surrogates.PiecewiseLeakyReLU, {"w": w, "c": c})
     gradient: Expr = where(operand(x).abs() <= lift(w), 1 / lift(w), lift(c))
     return code(y, gradient, dtype, "piecewise_leaky_relu_backward")
 
 
 def s2nn_backward(y: str | None, x: str, alpha: float, beta: float, dtype: str) -> str:
-    """y = alpha s (1 - s), s = sigmoid(alpha x), for x < 0, else beta / (x + 1)"""
+    """y = alpha s (1 - s), s = sigmoid(alpha x), for x < 0, else beta / (x + 1)
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.s2nn_backward("y", "x", 4.0, 1.0, "float"))
+        >>> print(typer.codes.strip())
+        const float s2nn_backward__t0 = expf(-fabsf(4.0f * x));
+        const float s2nn_backward__t1 = 1.0f + s2nn_backward__t0;
+        const float s2nn_backward__t2 = s2nn_backward__t0 / (s2nn_backward__t1 * s2nn_backward__t1) * 4.0f;
+        const float s2nn_backward__t3 = 1.0f / (fabsf(x) + 1.0f);
+        y = (x < 0.0f) ? s2nn_backward__t2 : s2nn_backward__t3;
+    """
     return surrogate_backward(surrogates.S2NN, y, x, dtype, alpha=alpha, beta=beta)
 
 
 def q_pseudo_spike_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = ``(1 + 2|x| / (alpha - 1))^-alpha``"""
+    """y = ``(1 + 2|x| / (alpha - 1))^-alpha``
+
+    Example:
+        >>> cfunction.q_pseudo_spike_backward("y", "x", 2.0, "float")
+        'y = expf(logf(1.0f + 2.0f * fabsf(x) / (2.0f - 1.0f)) * (-2.0f));'
+    """
     return surrogate_backward(surrogates.QPseudoSpike, y, x, dtype, alpha=alpha)
 
 
 def leaky_k_relu_backward(y: str | None, x: str, leak: float, k: float, dtype: str) -> str:
-    """y = k for x >= 0, else leak"""
+    """y = k for x >= 0, else leak
+
+    Example:
+        >>> cfunction.leaky_k_relu_backward("y", "x", 0.0, 1.0, "float")
+        'y = (x >= 0.0f) ? 1.0f : 0.0f;'
+    """
     return surrogate_backward(surrogates.LeakyKReLU, y, x, dtype, leak=leak, k=k)
 
 
 def fake_numerical_gradient_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = min((2 H(x) - 1) / x, alpha), alpha at 0"""
+    """y = min((2 H(x) - 1) / x, alpha), alpha at 0
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.fake_numerical_gradient_backward("y", "x", 0.3, "float"))
+        >>> print(typer.codes.strip())
+        const float fake_numerical_gradient_backward__t0 = 1.0f / fabsf(x);
+        y = (fake_numerical_gradient_backward__t0 > 0.3f) ? 0.3f : fake_numerical_gradient_backward__t0;
+    """
     return surrogate_backward(surrogates.FakeNumericalGradient, y, x, dtype, alpha=alpha)
 
 
 def log_tailed_relu_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
-    """y = alpha for x <= 0, 1 for x <= 1, else 1/x"""
+    """y = alpha for x <= 0, 1 for x <= 1, else 1/x
+
+    Example:
+        >>> typer = base.CodeTyper(0)
+        >>> typer.append(cfunction.log_tailed_relu_backward("y", "x", 0.0, "float"))
+        >>> print(typer.codes.strip())
+        const float log_tailed_relu_backward__t0 = 1.0f / x;
+        const float log_tailed_relu_backward__t1 = (x <= 1.0f) ? 1.0f : log_tailed_relu_backward__t0;
+        y = (x <= 0.0f) ? 0.0f : log_tailed_relu_backward__t1;
+    """
     return surrogate_backward(surrogates.LogTailedReLU, y, x, dtype, alpha=alpha)

@@ -8,7 +8,7 @@ A neuron charges, fires and resets at each step t; v_v_seq holds the potential b
     v_v_seq[t + dt] = h_seq[t] - spike_seq[t] * v_th                  (soft reset)
 
 The equations and their derivatives come from `neurons`. A neuron of your own overrides `neuronal_charge`,
-`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `neurons.Neuron` as `neuron`, and all three follow.
+`grad_h_next_to_v` and `grad_h_to_x`; or it names a class of `Neuron` as `neuron`, and all three follow.
 
 dtype 'float' works on torch.float tensors. 'half2' works on torch.half tensors, two at a time, and each operation rounds to
 half, except that parameters stay float: what they meet is computed in float and rounded once. (torch.ops.snnkern and
@@ -17,6 +17,8 @@ snnkern.functional compute half tensors in float throughout.) Sequences are [T, 
 
 from __future__ import annotations
 
+import inspect
+import numbers
 from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -28,13 +30,14 @@ from torch.autograd.function import once_differentiable
 from ..codegen.graph import expr
 from ..codegen.graph.expr import Expr, lift, topological, var
 from ..codegen.specification import neurons
+from ..codegen.specification.base import Flag, Float, Neuron, Step
 from . import base, cfunction
 
 
 def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr) -> Expr:
     """The potential after the spike, by the equations of Neuron."""
-    v: Expr = neurons.Neuron.fire_reset(
-        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), neurons.Step(expr.spike, expr.select, reset)
+    v: Expr = Neuron.fire_reset(
+        h, spike, SimpleNamespace(detach_reset=detach_reset, **p), Step(expr.spike, expr.select, reset)
     )
     return v
 
@@ -42,7 +45,12 @@ def _after_spike(reset: str, h: Expr, spike: Expr, detach_reset: bool, **p: Expr
 def neuronal_hard_reset(
     v_next: str, h: str, spike: str, v_reset: str, dtype: str = "float", scalars: Collection[str] = ()
 ) -> str:
-    """v_next = v_reset where spike is not 0, else h. In half2 code, `scalars` names operands that are float."""
+    """v_next = v_reset where spike is not 0, else h. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_hard_reset("v_next", "h", "spike", "v_reset")
+        'v_next = spike != 0.0f ? v_reset : h;'
+    """
     after = _after_spike(
         "hard",
         cfunction.operand(h, "h"),
@@ -56,7 +64,12 @@ def neuronal_hard_reset(
 def neuronal_soft_reset(
     v_next: str, h: str, spike: str, v_th: str, dtype: str = "float", scalars: Collection[str] = ()
 ) -> str:
-    """v_next = h - spike * v_th. In half2 code, `scalars` names operands that are float."""
+    """v_next = h - spike * v_th. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_soft_reset("v_next", "h", "spike", "v_th")
+        'v_next = h - spike * v_th;'
+    """
     after = _after_spike(
         "soft",
         cfunction.operand(h, "h"),
@@ -68,9 +81,20 @@ def neuronal_soft_reset(
 
 
 def neuronal_fire(spike: str, v: str, v_th: str, dtype: str = "float", scalars: Collection[str] = ()) -> str:
-    """spike = 1 where v >= v_th, else 0. In half2 code, `scalars` names operands that are float."""
+    """spike = 1 where v >= v_th, else 0. In half2 code, `scalars` names operands that are float.
+
+    Example:
+        >>> neuron_kernel.neuronal_fire("spike", "v", "v_th")
+        'spike = v >= v_th ? 1.0f : 0.0f;'
+    """
     u = cfunction.operand(v, "v") - cfunction.operand(v_th, "v_th")
     return cfunction.code(spike, expr.spike(u), dtype, "neuronal_fire", scalars)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool) and getattr(getattr(value, "dtype", None), "kind", "") != "b":
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def _frozen(value: Any) -> Any:
@@ -87,11 +111,15 @@ class _NeuronKernel(base.CKernel2D):
         scalars: the names of parameters that are float, also in half2 code
     """
 
-    neuron: ClassVar[type[neurons.Neuron] | None] = None
+    neuron: ClassVar[type[Neuron] | None] = None
     """The equations; without them a subclass overrides the methods that make code from them."""
 
     def __init__(self, hard_reset: bool, dtype: str, reverse: bool) -> None:
         cfunction.check_dtype(dtype)
+        hard_reset = _switch("hard_reset", hard_reset)
+        self._check_neuron(hard_reset)
+        for p in self._flags():
+            setattr(self, p.name, _switch(p.name, getattr(self, p.name, p.default)))
         flags = [p.name for p in self._flags() if getattr(self, p.name)]
         name = "_".join([type(self).__name__, "hard" if hard_reset else "soft", *flags, dtype])
         super().__init__(name, reverse)
@@ -127,8 +155,25 @@ class _NeuronKernel(base.CKernel2D):
             self.add_scalar(name)
 
     @classmethod
-    def _flags(cls) -> list[neurons.Flag]:
-        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, neurons.Flag)]
+    def _check_neuron(cls, hard_reset: bool) -> None:
+        """Of a neuron, these kernels take the charge; spike and reset must be those of Neuron."""
+        if cls.neuron is None:
+            return
+        name = cls.neuron.__name__
+        steps = ("step", "delayed", "fire", "fire_reset")
+        own = [f for f in steps if inspect.getattr_static(cls.neuron, f) is not inspect.getattr_static(Neuron, f)]
+        if own or len(cls.neuron.states) != 1:
+            has = f"overrides {', '.join(own)}" if own else f"has {len(cls.neuron.states)} states"
+            raise TypeError(
+                f"{cls.__name__}: {name} {has}, so these kernels would compute another neuron: they charge one potential, and "
+                "it spikes and resets as that of Neuron does. CONTRIBUTING.md says how a neuron gets kernels of its own"
+            )
+        if hard_reset and "hard" not in cls.neuron.resets():
+            raise ValueError(f"{cls.__name__}: hard_reset must be False, since {name} has no v_reset")
+
+    @classmethod
+    def _flags(cls) -> list[Flag]:
+        return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, Flag)]
 
     @classmethod
     def _learned(cls) -> list[str]:
@@ -138,7 +183,7 @@ class _NeuronKernel(base.CKernel2D):
     def _own(cls) -> list[str]:
         """The neuron's own numbers, as the equations name them."""
         given = cls.neuron.parameters if cls.neuron else ()
-        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, neurons.Float))]
+        return [*cls._learned(), *(p.symbol for p in given if isinstance(p, Float))]
 
     def _charge(self, at: str, method: str) -> tuple[Expr, Expr, Expr]:
         """(x, v, h) on symbols, at an index of the sequences."""
@@ -148,7 +193,8 @@ class _NeuronKernel(base.CKernel2D):
             )
         x, v = var(f"x_seq[{at}]"), var(f"v_v_seq[{at}]")
         p = {name: var(name) for name in self._own()} | {q.name: getattr(self, q.name) for q in self._flags()}
-        h = self.neuron.charge(x, v, SimpleNamespace(**p, v_reset=var("v_reset") if self.hard_reset else lift(0)))
+        p |= {"v_threshold": var("v_th"), "v_reset": var("v_reset") if self.hard_reset else lift(0)}
+        h = self.neuron.charge(x, v, SimpleNamespace(**p))
         return x, v, h
 
     def _code(self, y: str, e: Expr, temporaries: str, known: dict[Expr, str] | None = None) -> str:
@@ -161,6 +207,13 @@ class NeuronFPTTKernel(_NeuronKernel):
     Args:
         hard_reset: to v_reset after a spike; False subtracts v_th
         dtype: 'float' or 'half2'
+
+    Example:
+        >>> class Adder(neuron_kernel.NeuronFPTTKernel):
+        ...     def neuronal_charge(self):
+        ...         return cfunction.add("h_seq[t]", "v_v_seq[t]", "x_seq[t]", self.dtype)
+        >>> list(Adder(hard_reset=True, dtype="float").cparams)
+        ['numel', 'N', 'x_seq', 'v_v_seq', 'h_seq', 'spike_seq', 'v_th', 'v_reset']
     """
 
     def __init__(self, hard_reset: bool, dtype: str) -> None:
@@ -199,18 +252,36 @@ class NeuronBPTTKernel(_NeuronKernel):
         hard_reset: to v_reset after a spike; False subtracts v_th
         detach_reset: keep the gradient of the spike out of the reset
         dtype: 'float' or 'half2'
+
+    Example:
+        >>> class AdderBackward(neuron_kernel.NeuronBPTTKernel):
+        ...     def grad_h_next_to_v(self):
+        ...         return cfunction.constant(f"const {self.dtype} grad_h_next_to_v", 1.0, self.dtype)
+        ...     def grad_h_to_x(self):
+        ...         return cfunction.constant(f"const {self.dtype} grad_h_to_x", 1.0, self.dtype)
+        >>> kernel = AdderBackward(snnkern.surrogate.ATan(), hard_reset=False, detach_reset=False, dtype="float")
+        >>> list(kernel.cparams)
+        ['numel', 'N', 'grad_spike_seq', 'grad_v_seq', 'h_seq', 'grad_x_seq', 'grad_v_init', 'v_th']
     """
 
     def __init__(
         self, surrogate_function: Callable[..., str], hard_reset: bool, detach_reset: bool, dtype: str
     ) -> None:
         super().__init__(hard_reset, dtype, reverse=True)
+        self.reserved_cnames += ["over_th", "grad_s_to_h", "grad_v", "grad_h", "grad_h_next_to_v", "grad_h_to_x"]
+        for name in self._learned():
+            self.reserved_cnames += [f"grad_h_to_{name}", *self._sums(name)]
         self.surrogate_function: Callable[..., str] = getattr(surrogate_function, "cuda_codes", surrogate_function)
-        if not callable(self.surrogate_function):
+        if isinstance(surrogate_function, type) or not callable(self.surrogate_function):
             raise TypeError(
-                f"surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate, got {surrogate_function!r}"
+                "surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate such as ATan(), got "
+                f"{surrogate_function!r}"
             )
-        self.detach_reset = detach_reset
+        if not getattr(surrogate_function, "spiking", True):
+            raise ValueError(
+                f"surrogate_function must have spiking=True: these kernels spike, got {surrogate_function!r}"
+            )
+        self.detach_reset = _switch("detach_reset", detach_reset)
         for name in ("grad_spike_seq", "grad_v_seq", "h_seq"):
             self.add_param(f"const {dtype} *", name)
         for name in ("grad_x_seq", "grad_v_init"):
@@ -218,7 +289,7 @@ class NeuronBPTTKernel(_NeuronKernel):
         self._add_scalars()
         if self.neuron is not None:
             x, v, h = self._charge("t", "")
-            needed = topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())]))
+            needed = set(topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())])))
             for name, symbol in (("x_seq", x), ("v_v_seq", v)):
                 if symbol in needed:
                     self.add_param(f"const {dtype} *", name)
@@ -294,13 +365,25 @@ class NeuronBPTTKernel(_NeuronKernel):
 
 
 class IFNodeFPTTKernel(NeuronFPTTKernel):
-    """The forward pass of the integrate-and-fire neuron; see NeuronFPTTKernel."""
+    """The forward pass of the integrate-and-fire neuron; see NeuronFPTTKernel.
+
+    Example:
+        >>> neuron_kernel.IFNodeFPTTKernel(hard_reset=True, dtype="float").neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + x_seq[t];'
+    """
 
     neuron = neurons.IF
 
 
 class IFNodeBPTTKernel(NeuronBPTTKernel):
-    """Back-propagation of the integrate-and-fire neuron; see NeuronBPTTKernel."""
+    """Back-propagation of the integrate-and-fire neuron; see NeuronBPTTKernel.
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.IFNodeBPTTKernel(atan, hard_reset=True, detach_reset=False, dtype="float")
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = 1.0f;'
+    """
 
     neuron = neurons.IF
 
@@ -310,6 +393,12 @@ class LIFNodeFPTTKernel(NeuronFPTTKernel):
 
     Args:
         decay_input: multiply the input by decay as well
+        hard_reset: to v_reset after a spike; False subtracts v_th
+        dtype: 'float' or 'half2'
+
+    Example:
+        >>> neuron_kernel.LIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float").neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + (x_seq[t] - (v_v_seq[t] - v_reset)) * decay;'
     """
 
     neuron = neurons.LIF
@@ -324,6 +413,16 @@ class LIFNodeBPTTKernel(NeuronBPTTKernel):
 
     Args:
         decay_input: multiply the input by decay as well
+        surrogate_function: as for NeuronBPTTKernel
+        hard_reset: to v_reset after a spike; False subtracts v_th
+        detach_reset: keep the gradient of the spike out of the reset
+        dtype: 'float' or 'half2'
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.LIFNodeBPTTKernel(True, atan, hard_reset=True, detach_reset=False, dtype="float")
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = decay;'
     """
 
     neuron = neurons.LIF
@@ -341,7 +440,13 @@ class LIFNodeBPTTKernel(NeuronBPTTKernel):
 
 
 class ParametricLIFNodeFPTTKernel(LIFNodeFPTTKernel):
-    """The forward pass of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeFPTTKernel."""
+    """The forward pass of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeFPTTKernel.
+
+    Example:
+        >>> kernel = neuron_kernel.ParametricLIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> kernel.neuronal_charge()
+        'h_seq[t] = v_v_seq[t] + (x_seq[t] - (v_v_seq[t] - v_reset)) * decay;'
+    """
 
     neuron = neurons.ParametricLIF
 
@@ -350,6 +455,14 @@ class ParametricLIFNodeBPTTKernel(LIFNodeBPTTKernel):
     """Back-propagation of the leaky integrate-and-fire neuron with a learned decay; see LIFNodeBPTTKernel.
 
     It also writes grad_decay: each neuron's share.
+
+    Example:
+        >>> atan = snnkern.surrogate.ATan()
+        >>> kernel = neuron_kernel.ParametricLIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> kernel.grad_h_to_x()
+        'const float grad_h_to_x = decay;'
     """
 
     neuron = neurons.ParametricLIF
@@ -359,7 +472,7 @@ class ParametricLIFNodeBPTTKernel(LIFNodeBPTTKernel):
 
 
 def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
-    """Turns each float and int of py_dict into what a kernel takes as a scalar, in place.
+    """Turns each number of py_dict, Python's or NumPy's, into what a kernel takes as a scalar, in place.
 
     That is a tensor of no dimension on the CPU, torch.float or torch.int, which a launch passes by value, also to the GPU.
     (The name is older: no CuPy is needed.)
@@ -367,27 +480,50 @@ def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
     Raises:
         TypeError: py_dict[ref] is neither torch.float nor torch.half.
         ValueError: an int is 2^31 or more.
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4), "v_th": 1.0, "N": 4}
+        >>> neuron_kernel.scalar_to_cupy(values)
+        >>> values["v_th"], values["N"]
+        (tensor(1.), tensor(4, dtype=torch.int32))
     """
     if py_dict[ref].dtype not in (torch.float32, torch.float16):
         raise TypeError(f"{ref} must be torch.float or torch.half, got {py_dict[ref].dtype}")
     for key, value in py_dict.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not -(2**31) <= value < 2**31:
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, numbers.Integral):
+            number = int(value)
+            if not -(2**31) <= number < 2**31:
                 raise ValueError(f"{key} must be less than 2^31, as the kernel's indices are of type int, got {value}")
-            py_dict[key] = torch.tensor(value, dtype=torch.int32)
-        elif isinstance(value, float):
-            py_dict[key] = torch.tensor(value, dtype=torch.float32)
+            py_dict[key] = torch.tensor(number, dtype=torch.int32)
+        elif isinstance(value, numbers.Real):
+            py_dict[key] = torch.tensor(float(value), dtype=torch.float32)
 
 
 def new_tensors(news: tuple[str, ...], py_dict: dict[str, Any], ref: str = "x_seq") -> None:
-    """Adds to py_dict, under each of these names, zeros with shape, dtype and device of py_dict[ref]."""
+    """Adds to py_dict, under each of these names, zeros with shape, dtype and device of py_dict[ref].
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4)}
+        >>> neuron_kernel.new_tensors(("h_seq", "spike_seq"), values)
+        >>> values["h_seq"].shape
+        torch.Size([5, 4])
+    """
     shape, dtype, device = py_dict[ref].shape, py_dict[ref].dtype, py_dict[ref].device
     for name in news:
         py_dict[name] = torch.zeros(shape, dtype=dtype, device=device)
 
 
 class NeuronATGFBase:
-    """What the autograd Functions of neurons share. A Function of your own calls run_forward and run_backward."""
+    """What the autograd Functions of neurons share. A Function of your own calls run_forward and run_backward.
+
+    Example:
+        >>> values = {"x_seq": torch.zeros(5, 4), "v_init": torch.zeros(4), "v_th": 1.0, "v_reset": None}
+        >>> requires_grad, blocks, threads, py_dict = neuron_kernel.NeuronATGFBase.pre_forward(values)
+        >>> requires_grad, blocks, threads, sorted(py_dict)
+        (False, 1, 512, ['N', 'h_seq', 'numel', 'spike_seq', 'v_th', 'v_v_seq', 'x_seq'])
+    """
 
     @staticmethod
     def pre_forward(py_dict: dict[str, Any]) -> tuple[bool, int, int, dict[str, Any]]:
@@ -407,6 +543,9 @@ class NeuronATGFBase:
         """
         py_dict = dict(py_dict)
         x_seq, v_init = py_dict["x_seq"], py_dict["v_init"]
+        for name, value in (("x_seq", x_seq), ("v_init", v_init)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if x_seq.dim() != 2 or x_seq.shape[0] < 1:
             raise ValueError(f"x_seq must be [T, N] with T >= 1, got {tuple(x_seq.shape)}")
         if v_init.shape != x_seq.shape[1:]:
@@ -472,6 +611,9 @@ class NeuronATGFBase:
         """The body of a Function's forward: (spike_seq, v_seq).
 
         values: x_seq, v_init, v_th, v_reset, and the value of each further parameter of the kernels by its name
+
+        Raises:
+            ValueError, TypeError: the kernels do not go together, or not with these values.
         """
         v_reset = values["v_reset"]
         for kernel in (forward_kernel, backward_kernel):
@@ -480,6 +622,8 @@ class NeuronATGFBase:
                 raise ValueError(f"v_reset must be {wanted} with the kernel {kernel.kernel_name}, got {v_reset!r}")
         requires_grad, blocks, threads, py_dict = NeuronATGFBase.pre_forward(values)
         taken = {name: value for name, value in py_dict.items() if name in forward_kernel.cparams}
+        forward_kernel.check_keys(taken)
+        _check_pair(forward_kernel, backward_kernel, values, py_dict)
         forward_kernel.launch((blocks,), (threads,), taken)
         kept = [name for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams]
         tensors: dict[str, Tensor] = {name: py_dict[name] for name in kept}
@@ -509,11 +653,55 @@ class NeuronATGFBase:
         return grads
 
 
+def _check_pair(
+    forward: NeuronFPTTKernel, backward: NeuronBPTTKernel, values: dict[str, Any], py_dict: dict[str, Any]
+) -> None:
+    """Raises unless the backward kernel derives what the forward kernel computes, as far as they say it."""
+    names = f"{forward.kernel_name} and {backward.kernel_name}"
+    equal: dict[str, tuple[Any, Any]] = {"dtype": (forward.dtype, backward.dtype)}
+    if forward.neuron and backward.neuron:
+        equal["charge"] = (forward.neuron.charge, backward.neuron.charge)
+        if forward.neuron.charge == backward.neuron.charge:
+            for p in backward._flags():
+                equal[p.name] = (getattr(forward, p.name), getattr(backward, p.name))
+    for name, (a, b) in equal.items():
+        if a != b:
+            raise ValueError(f"{names} must have the same {name}, got {_shown(a)} and {_shown(b)}")
+    for name, value in values.items():
+        if name in ("x_seq", "v_init") or value is None:
+            continue
+        if name not in forward.cparams and name not in backward.cparams:
+            raise ValueError(f"{name}: neither of {names} has this parameter")
+        if isinstance(value, Tensor) and value.requires_grad and name not in backward._learned():
+            raise ValueError(
+                f"{name} requires a gradient, which {backward.kernel_name} does not compute: give {name}.detach()"
+            )
+    results = {"grad_spike_seq", "grad_v_seq", "grad_x_seq", "grad_v_init", *(f"grad_{n}" for n in backward._learned())}
+    if missing := sorted(backward.cparams.keys() - results - py_dict.keys()):
+        raise ValueError(f"{backward.kernel_name} takes {list(backward.cparams)}: missing {missing}")
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__qualname__", repr(value))
+
+
 class IFNodeATGF(torch.autograd.Function):
     """The integrate-and-fire neuron: ``IFNodeATGF.apply(x_seq, v_init, v_th, v_reset, forward_kernel, backward_kernel)``.
 
     x_seq is [T, N], v_init [N], both torch.float or both torch.half, as the kernels' dtype says. Returns (spike_seq, v_seq),
     both [T, N]: spikes, and the potential after each step. v_reset=None with kernels of soft reset.
+
+    Example:
+        >>> forward = neuron_kernel.IFNodeFPTTKernel(hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.IFNodeBPTTKernel(
+        ...     surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init = torch.full((6, 2), 0.75, requires_grad=True), torch.zeros(2)
+        >>> spike_seq, v_seq = neuron_kernel.IFNodeATGF.apply(x_seq, v_init, 1.0, 0.0, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+        >>> spike_seq.sum().backward()
     """
 
     @staticmethod
@@ -538,7 +726,19 @@ class IFNodeATGF(torch.autograd.Function):
 
 
 class LIFNodeATGF(torch.autograd.Function):
-    """The leaky integrate-and-fire neuron: as IFNodeATGF, with decay = 1 / tau after v_reset."""
+    """The leaky integrate-and-fire neuron: as IFNodeATGF, with decay = 1 / tau after v_reset.
+
+    Example:
+        >>> forward = neuron_kernel.LIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.LIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init = torch.full((6, 2), 1.5), torch.zeros(2)
+        >>> spike_seq, v_seq = neuron_kernel.LIFNodeATGF.apply(x_seq, v_init, 1.0, 0.0, 0.5, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+    """
 
     @staticmethod
     def forward(
@@ -566,6 +766,18 @@ class ParametricLIFNodeATGF(torch.autograd.Function):
     """The leaky integrate-and-fire neuron with a learned decay: as LIFNodeATGF, with decay a torch.float tensor of one element.
 
     On CUDA the kernel reads it on the device. Its gradient is the sum over neurons and steps, in an order that never changes.
+
+    Example:
+        >>> forward = neuron_kernel.ParametricLIFNodeFPTTKernel(decay_input=True, hard_reset=True, dtype="float")
+        >>> atan = snnkern.surrogate.ATan()
+        >>> backward = neuron_kernel.ParametricLIFNodeBPTTKernel(
+        ...     decay_input=True, surrogate_function=atan, hard_reset=True, detach_reset=False, dtype="float"
+        ... )
+        >>> x_seq, v_init, decay = torch.full((6, 2), 1.5), torch.zeros(2), torch.tensor(0.5)
+        >>> function = neuron_kernel.ParametricLIFNodeATGF
+        >>> spike_seq, v_seq = function.apply(x_seq, v_init, 1.0, 0.0, decay, forward, backward)
+        >>> spike_seq[:, 0].tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
 
     @staticmethod

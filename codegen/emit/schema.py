@@ -1,0 +1,196 @@
+"""The operators of a neuron: their arguments and schemas, and the registry that tells the host about all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..specification.base import FINITE, RESETS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.check import LIMITS
+from ..specification.neurons import NEURONS
+from ..specification.surrogates import SURROGATES
+
+MADE_BY = "Made by codegen from codegen/specification: edit that."
+HEADER = f"// {MADE_BY}\n"
+# Names of the specification and their C++ types, in the order of enum Dtype.
+DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of an operator: the kind tells the host what to do with it."""
+
+    kind: str  # enum class Kind of csrc/torch/spec.h
+    name: str
+    schema: str
+    range: Range = FINITE  # of the parameter as users give it, before `inverse`
+    inverse: bool = False
+    none: float = 0.0  # what None stands for
+    is_convention: bool = False
+    usual: float = 0.0  # of a convention: the value that needs no general pass
+    parameter: str = ""  # of a tensor: the number whose place it takes
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "None"
+    return f"{value:.0f}." if float(value).is_integer() else repr(value)
+
+
+def _argument(p: Parameter, is_convention: bool = False) -> Argument:
+    if isinstance(p, Flag):
+        return Argument("Flag", p.name, f"bool {p.name}={p.default}", is_convention=is_convention)
+    kind = "Reset" if p.name == "v_reset" else "Float"
+    schema = f"float{'' if p.none is None else '?'} {p.name}={_number(p.default)}"
+    return Argument(kind, p.name, schema, p.range, p.inverse is not None, p.none or 0.0, is_convention, p.number)
+
+
+def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
+    name = f"{p.symbol}_tensor"
+    inverse = p.inverse is not None
+    return Argument(
+        "Tensor", name, f"Tensor? {name}=None", p.range, inverse, is_convention=is_convention, parameter=p.name
+    )
+
+
+def arguments(neuron: type[Neuron]) -> list[Argument]:
+    """The arguments of `<neuron>_forward`, in order."""
+    out = [Argument("Input", "x_seq", "Tensor x_seq")]
+    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.learned]
+    out += [Argument("State", f"{s.name}_init", f"Tensor? {s.name}_init=None") for s in neuron.states]
+    out += [_argument(p) for p in neuron.all_parameters()]
+    if neuron.has_surrogate:
+        out.append(Argument("Surrogate", "surrogate", f"str surrogate='{SURROGATES[0].name}'"))
+        out.append(Argument("SurrogateParams", "surrogate_params", "float[]? surrogate_params=None"))
+    out.append(Argument("StoreSeq", "store_v_seq", "bool store_v_seq=False"))
+    if neuron.has_surrogate:
+        out.append(Argument("Spiking", "spiking", "bool spiking=True"))
+    out += [_tensor_argument(p) for p in neuron.all_parameters() if isinstance(p, Float)]
+    out += [_argument(p, True) for p in neuron.conventions]
+    out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
+    if neuron.has_surrogate:
+        out.append(Argument("SurrogateTensor", "surrogate_params_tensor", "Tensor? surrogate_params_tensor=None"))
+    return out
+
+
+def differentiable(neuron: type[Neuron]) -> list[str]:
+    """The arguments that get a gradient, in order."""
+    return [a.name for a in arguments(neuron) if a.kind in ("Input", "Learned", "State", "Tensor")]
+
+
+def schemas(neuron: type[Neuron]) -> dict[str, str]:
+    """The schemas of a neuron's operators, by role."""
+    inputs = ", ".join(a.schema for a in arguments(neuron))
+    states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
+    grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
+    # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters and
+    # what follows alone.
+    plain = ", ".join(
+        a.schema if a.kind in ("Tensor", "SurrogateTensor") or a.is_convention else a.schema.split("=")[0]
+        for a in arguments(neuron)
+    )
+    returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
+    return {
+        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+    }
+
+
+def floats_of(neuron: type[Neuron], kind: str = "general") -> list[Learned | Float]:
+    """The numbers that a kind of pass takes, in the order of KernelArgs::params: learned ones first, conventions last."""
+    return [*neuron.learned, *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
+
+
+def flags_of(neuron: type[Neuron], kind: str) -> list[Flag]:
+    return [p for p in neuron.flags() if kind == "general" or p not in neuron.conventions]
+
+
+def symbol(p: Learned | Float) -> str:
+    return p.symbol if isinstance(p, Float) else p.name
+
+
+def float_index(neuron: type[Neuron], name: str) -> int:
+    """The index among the parameters of the one at which a state starts; -1 for 0."""
+    return -1 if name == "0" else [p.name for p in floats_of(neuron)].index(name)
+
+
+# ---- the registry ----------------------------------------------------------------------------------------------------
+
+
+def cpp_bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _double(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else f"{'-' if value < 0 else ''}kInfinity"
+
+
+def _range_text(r: Range) -> str:
+    switches = ", ".join(map(cpp_bool, (r.low_open, r.integer, r.infinite)))
+    return f'{{{_double(r.low)}, {_double(r.high)}, {switches}, "{r}"}}'
+
+
+def registry() -> str:
+    """Names, schemas and parameters of the whole specification: the same in a restricted build."""
+    lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
+    for n in NEURONS:
+        lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
+        for a in arguments(n):
+            rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
+        lines.append("};")
+        starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
+        lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
+    lines += [
+        "// What cpu/table.cpp and cuda/table.cpp define.",
+        "namespace cpu {",
+        f"extern const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
+        f"extern const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
+        "}  // namespace cpu",
+        "#ifdef SNNKERN_WITH_CUDA",
+        "namespace cuda {",
+        f"extern const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 1}];",
+        "}",
+        "#define SNNKERN_CUDA_ROWS(neuron) cuda::kTable[neuron]",
+        "#else",
+        "#define SNNKERN_CUDA_ROWS(neuron) nullptr",
+        "#endif\n",
+    ]
+    lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
+    for i, n in enumerate(NEURONS):
+        schema = schemas(n)
+        lines.append(
+            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
+        )
+        lines.append(f"     {len(arguments(n))},")
+        lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
+        lines.append(f"     cpu::kNeuronTable[{i}], SNNKERN_CUDA_ROWS({i})}},")
+    lines.append("};\n")
+    for s in SURROGATES:
+        if s.parameters:
+            lines.append(f"inline constexpr SurrogateParam k{s.__name__}Params[] = {{")
+            for p in s.parameters:
+                lines.append(f'    {{"{p.name}", {p.number!r}, {_range_text(p.range)}}},')
+            lines.append("};")
+    lines.append(f"\ninline constexpr SurrogateSpec kSurrogates[{len(SURROGATES)}] = {{")
+    for i, s in enumerate(SURROGATES):
+        params = f"k{s.__name__}Params" if s.parameters else "nullptr"
+        lines.append(
+            f'    {{"{s.name}", {len(s.parameters)}, {params}, {cpp_bool(s.has_primitive())}, {i}, cpu::kSurrogateTable[{i}]}},'
+        )
+    lines += [
+        "};\n",
+        "// KernelArgs has room for the largest neuron and surrogate that the generator lets pass.",
+        *(f"static_assert({number} <= {limit});" for limit, number in LIMITS.items()),
+        "",
+        f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
+        f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
+        "\n}  // namespace snnkern\n",
+    ]
+    return "\n".join(lines)
+
+
+def _strings(names: Any) -> str:
+    return ", ".join(f'"{name}"' for name in names)
