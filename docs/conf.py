@@ -32,7 +32,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "generated/api", "generated/neurons/list.md", "generated/surrogates.md"]  # other pages include these
+# Other pages include the generated ones.
+exclude_patterns = ["_build", "generated/api", "generated/neurons/list.md", "generated/surrogates.md"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

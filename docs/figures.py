@@ -122,19 +122,19 @@ def _choose_neurons(path: Path) -> None:
         "CuBaLIF, alpha=0.8, beta=0.8": nn.CuBaLIF(alpha=0.8, beta=0.8),
         "ALIF, tau=5, adapt=10": nn.ALIF(tau=5.0, adapt=10.0),
     }
-    scale = {"CuBaLIF, alpha=0.8, beta=0.8": 0.25, "ALIF, tau=5, adapt=10": 5.0}  # so that all get about as much
+    scale = {"CuBaLIF, alpha=0.8, beta=0.8": 0.25, "ALIF, tau=5, adapt=10": 5.0}  # so that all are charged about as much
     figure, axes = plt.subplots(len(chosen), sharex=True, figsize=(7, 6), layout="constrained")
     for axis, (title, module) in zip(axes, chosen.items(), strict=True):
         x = torch.zeros(STEPS, 1)
-        x[ON:OFF] = 0.3 * scale.get(title, 1.0)
+        x[ON:OFF] = 0.35 * scale.get(title, 1.0)
         module.store_v_seq = True
         spikes = module(x)[:, 0]
         axis.plot(module.v_seq[:, 0], ".-", markersize=3)
-        axis.vlines(spikes.nonzero().flatten(), 1.1, 1.4, color="black")
+        axis.vlines(spikes.nonzero().flatten(), 1.65, 1.9, color="black")
         axis.axvspan(ON, OFF - 1, color="C7", alpha=0.12, linewidth=0)
         axis.set_title(f"{title}: {int(spikes.sum())} spikes", loc="left", fontsize=9)
         axis.set_ylabel("v")
-        axis.set_ylim(-0.1, 1.45)
+        axis.set_ylim(-0.1, 2)
     axes[-1].set_xlabel("time step; the current flows while the ground is grey, and the ticks are spikes")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -143,7 +143,16 @@ def _choose_neurons(path: Path) -> None:
 def _choose_surrogates(path: Path) -> None:
     """Gradients of surrogates in one place: their width and height."""
     s = snnkern.surrogate
-    chosen = (s.ATan(), s.ATan(8.0), s.Sigmoid(), s.Sigmoid(10.0), s.Triangle(), s.Gaussian(), s.FastSigmoid(), s.Rect())
+    chosen = (
+        s.ATan(),
+        s.ATan(8.0),
+        s.Sigmoid(),
+        s.Sigmoid(10.0),
+        s.Triangle(),
+        s.Gaussian(),
+        s.FastSigmoid(),
+        s.Rect(),
+    )
     x = torch.linspace(-2, 2, 1601, dtype=torch.float64)
     figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
     for i, surrogate in enumerate(chosen):
