@@ -122,7 +122,10 @@ def _choose_neurons(path: Path) -> None:
         "CuBaLIF, alpha=0.8, beta=0.8": nn.CuBaLIF(alpha=0.8, beta=0.8),
         "ALIF, tau=5, adapt=10": nn.ALIF(tau=5.0, adapt=10.0),
     }
-    scale = {"CuBaLIF, alpha=0.8, beta=0.8": 0.25, "ALIF, tau=5, adapt=10": 5.0}  # so that all are charged about as much
+    scale = {
+        "CuBaLIF, alpha=0.8, beta=0.8": 0.25,
+        "ALIF, tau=5, adapt=10": 5.0,
+    }  # so that all are charged about as much
     figure, axes = plt.subplots(len(chosen), sharex=True, figsize=(7, 6), layout="constrained")
     for axis, (title, module) in zip(axes, chosen.items(), strict=True):
         x = torch.zeros(STEPS, 1)
