@@ -68,6 +68,7 @@ class MultiStep(torch.nn.Module):
     _surrogate_params: list[float]
     _surrogate_now: Tensor | None
     _spiking: bool
+    _kept: dict[str, Any]
 
     channels = Chosen("channels", lambda module: module._channels)
     surrogate = TheSurrogate()
@@ -99,8 +100,8 @@ class MultiStep(torch.nn.Module):
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
-        for name in self._kept_names():
-            setattr(self, name, None)
+        self._kept = dict.fromkeys(self._kept_names())
+        self.__dict__.update(self._kept)  # for TorchScript: see State
 
     def _start(self, values: dict[str, Any]) -> None:
         """Takes the constructor's arguments by name."""
@@ -266,18 +267,18 @@ class MultiStep(torch.nn.Module):
         # A copy or a pickle of the module has the values of the state, not the graph that made them.
         own = dict(self.__dict__)
         own["_buffers"] = {key: t if t is None or t.is_leaf else t.detach() for key, t in self._buffers.items()}
-        for key in self._kept_names():
-            if isinstance(own.get(key), Tensor):
-                own[key] = own[key].detach()
+        own["_kept"] = {key: t.detach() if isinstance(t, Tensor) else t for key, t in self._kept.items()}
         return own
 
     def _replicate_for_data_parallel(self) -> MultiStep:
         # torch.nn.DataParallel makes its replicas anew for every call, and lets them go with their states.
-        if any(self.__dict__[key] is not None for key in self._kept_names()):
+        if any(state is not None for state in self._kept.values()):
             raise RuntimeError("torch.nn.DataParallel cannot keep the state of this module: call reset() before")
         text = f"{type(self).__name__}: torch.nn.DataParallel keeps no state, each of its calls starts afresh"
         warnings.warn(f"{text}; torch.nn.parallel.DistributedDataParallel keeps it", stacklevel=2)
-        return super()._replicate_for_data_parallel()  # type: ignore[no-any-return, no-untyped-call]
+        replica: MultiStep = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._kept = dict(self._kept)
+        return replica
 
     def reset(self) -> None:
         """Forgets the state; each neuron has its own, which TorchScript can compile."""

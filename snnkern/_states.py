@@ -165,7 +165,7 @@ def _restored(name: str, noted: Any) -> Any:
 def in_checkpointed_region(module: Any) -> tuple[_States, _Open]:
     """The states of a module at this place, in the checkpointed regions around it."""
     around = _open_regions()
-    states: _States = module.__dict__
+    states: _States = module._kept
     if around.recomputed is not None:
         region = _regions.get(around.recomputed)
         if region is None or module not in region.start:
@@ -192,11 +192,13 @@ def _name(module: Any) -> str:
 
 def states_of(module: Any) -> _States:
     """What holds the states of a module just now."""
-    return module.__dict__ if in_no_region() else in_checkpointed_region(module)[0]
+    return module._kept if in_no_region() else in_checkpointed_region(module)[0]
 
 
 class State:
-    """An attribute of a module for a state: for TorchScript, a plain one."""
+    """An attribute of a module for a state, which lies in `module._kept`: torch.compile of torch 2.11 cannot tell an attribute
+    from an entry of the module's `__dict__` of the same name. That entry is None, and says to TorchScript that there is one.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -206,7 +208,7 @@ class State:
 
     def __set__(self, module: Any, value: Any) -> None:
         if in_no_region():
-            module.__dict__[self.name] = value
+            module._kept[self.name] = value
         else:
             _assign(module, self.name, value)
 
