@@ -724,7 +724,7 @@ def test_a_batch_outside_time(host_cuda: HostCuda, neuron: type[Neuron], dtype: 
             variants.add(host_cuda.variant())
             check_backward(host_cuda, case, seed=T)
             variants.add(host_cuda.variant())
-    assert variants == FORWARD_VARIANTS[dtype] | BACKWARD_VARIANTS[dtype] or neuron.name != "lif"
+    assert neuron.name != "lif" or variants >= FORWARD_VARIANTS[dtype] | BACKWARD_VARIANTS[dtype]
 
 
 @each_dtype
