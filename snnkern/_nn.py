@@ -168,6 +168,14 @@ class MultiStep(torch.nn.Module):
         else:  # TorchScript reads one branch only, and cannot read this one
             return now is not None and torch.compiler.is_compiling()
 
+    def _surrogate_tensor(self, i: int) -> torch.Tensor | None:
+        """A parameter of a surrogate that was assigned, as an input of the graph that is being compiled."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return None
+        else:  # TorchScript reads one branch only, and cannot read this one
+            now = self._surrogate_now
+            return now[i] if now is not None and i < len(now) and torch.compiler.is_compiling() else None
+
     def _spread(self, value: torch.Tensor, x_seq: torch.Tensor) -> torch.Tensor:
         """A value for each channel as a tensor that broadcasts against x_seq[0], [N, C, ...]."""
         channels = self._channels

@@ -5,7 +5,7 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from ..specification.base import DETACH_RESET, Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.base import DETACH_RESET, SURROGATE_TENSORS, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
@@ -197,7 +197,7 @@ def functional_module() -> str:
     for n in NEURONS:
         values = []
         for a in arguments(n):
-            if a.kind == "SurrogateTensor":  # the last; functions take numbers
+            if a.kind == "SurrogateTensor":  # the last ones; functions take numbers
                 continue
             values.append(
                 {
@@ -419,7 +419,7 @@ def _module_values(neuron: type[Neuron]) -> list[str]:
         values[f"{p.symbol}_tensor"] = f"self._tensor{tensor(p, p.weight_key, transform, inverse)}"
     values["surrogate"] = "self._surrogate_name"
     values["surrogate_params"] = "None if self._changes(self._surrogate_now) else self._surrogate_params"
-    values["surrogate_params_tensor"] = "self._surrogate_now if self._changes(self._surrogate_now) else None"
+    values.update({name: f"self._surrogate_tensor({i})" for i, name in enumerate(SURROGATE_TENSORS)})
     values["spiking"] = "self._spiking"
     return [values.get(a.name, f"self.{a.name}") for a in arguments(neuron)]
 

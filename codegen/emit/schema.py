@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..specification.base import FINITE, RESETS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.base import FINITE, RESETS, SURROGATE_TENSORS, Flag, Float, Learned, Neuron, Parameter, Range
 from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -70,7 +70,7 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     out += [_argument(p, True) for p in neuron.conventions]
     out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
     if neuron.has_surrogate:
-        out.append(Argument("SurrogateTensor", "surrogate_params_tensor", "Tensor? surrogate_params_tensor=None"))
+        out += [Argument("SurrogateTensor", name, f"Tensor? {name}=None") for name in SURROGATE_TENSORS]
     return out
 
 

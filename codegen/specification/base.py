@@ -200,6 +200,10 @@ V_MIN = Float("v_min", None, "lowest potential after a step, as in Sinabs; None:
 # What a neuron may do otherwise than its equations say, as other libraries do. General passes have them, so that they cost
 # the others nothing.
 CONVENTIONS: tuple[Parameter, ...] = (STRICT, DELAY_RESET, MAX_SPIKES, V_MIN)
+MAX_SURROGATE_PARAMETERS = 4
+# The surrogate's parameters one by one as tensors, in place of surrogate_params. 0-dim, since torch.compile lets only such
+# tensors lie on the CPU while others are on a GPU.
+SURROGATE_TENSORS = tuple(f"surrogate_param{i}_tensor" for i in range(MAX_SURROGATE_PARAMETERS))
 
 
 class Neuron:

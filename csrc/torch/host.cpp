@@ -196,32 +196,32 @@ void check_number(const Call& call, const std::string& name, const Range& range,
                       call.x.scalar_type(), ", got ", number);
 }
 
-void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double> given) {
-  const SurrogateSpec& spec = *call.surrogate;
-  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ",
-                      spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
-                      "', got ", given.size());
-  for (int i = 0; i < spec.param_count; ++i) {
-    const SurrogateParam& p = spec.params[i];
-    check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + spec.name + "'", p.range, given[i]);
-    call.args.surrogate[i] = given[i];
-  }
+void set_surrogate_param(Call& call, const char* argument, int i, double value) {
+  const SurrogateParam& p = call.surrogate->params[i];
+  check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + call.surrogate->name + "'", p.range,
+               value);
+  call.args.surrogate[i] = value;
 }
 
 void read_surrogate_params(Call& call, const c10::IValue& value) {
   const SurrogateSpec& spec = *call.surrogate;
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
-  if (!value.isNone()) set_surrogate_params(call, "surrogate_params", value.toDoubleVector());
+  if (value.isNone()) return;
+  const auto given = value.toDoubleVector();
+  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, "surrogate_params must have ",
+                      spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
+                      "', got ", given.size());
+  for (int i = 0; i < spec.param_count; ++i) set_surrogate_param(call, "surrogate_params", i, given[i]);
 }
 
 // Kernels get these numbers when they start, so the host must be able to read them without waiting for a device.
-void read_surrogate_tensor(Call& call, const char* argument, const Tensor& t) {
+void read_surrogate_tensor(Call& call, const char* argument, int i, const Tensor& t) {
+  SNNKERN_CHECK_VALUE(call, i < call.surrogate->param_count, argument, " must be None for surrogate '",
+                      call.surrogate->name, "', which has ", call.surrogate->param_count, " parameters");
   SNNKERN_CHECK(call, t.device().is_cpu() || call.x.is_meta(), argument, " must be on the CPU, got ", t.device());
-  SNNKERN_CHECK(call, t.scalar_type() == at::kDouble && t.dim() == 1, argument, " must be a vector of float64, got ",
-                t.dim(), " dimensions of ", t.scalar_type());
-  if (call.x.is_meta()) return;  // its values are not known yet
-  const Tensor values = t.contiguous();
-  set_surrogate_params(call, argument, {values.const_data_ptr<double>(), static_cast<size_t>(values.numel())});
+  SNNKERN_CHECK(call, t.scalar_type() == at::kDouble && t.dim() == 0, argument, " must be 0-dim float64, got ", t.dim(),
+                " dimensions of ", t.scalar_type());
+  if (!call.x.is_meta()) set_surrogate_param(call, argument, i, *t.const_data_ptr<double>());  // else not known yet
 }
 
 void check_conventions(const Call& call) {
@@ -243,7 +243,7 @@ void check_conventions(const Call& call) {
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
-  int param = 0, flag = 0, tensor = neuron.learned;
+  int param = 0, flag = 0, tensor = neuron.learned, surrogate_param = 0;
   for (const Argument& argument : neuron) {
     const c10::IValue& value = *values++;
     switch (argument.kind) {
@@ -297,7 +297,8 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         read_surrogate_params(call, value);
         break;
       case Kind::kSurrogateTensor:
-        if (!value.isNone()) read_surrogate_tensor(call, argument.name, value.toTensor());
+        if (!value.isNone()) read_surrogate_tensor(call, argument.name, surrogate_param, value.toTensor());
+        ++surrogate_param;
         break;
       case Kind::kStoreSeq:
         call.args.store_seq = value.toBool();

@@ -36,7 +36,7 @@ enum class Kind {
   kStoreSeq,         // bool
   kSpiking,          // bool
   kTensor,           // Tensor?: a parameter's value for each neuron, in the place of its number
-  kSurrogateTensor,  // Tensor?: surrogate_params as a tensor on the CPU, for values that change under torch.compile
+  kSurrogateTensor,  // Tensor?: one of surrogate_params, 0-dim on the CPU, for values that change under torch.compile
 };
 constexpr bool is_differentiable(Kind kind) {
   return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor;
