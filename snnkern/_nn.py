@@ -85,6 +85,7 @@ class MultiStep(torch.nn.Module):
         for key in cls._kept_names():
             setattr(cls, key, State(key))
         cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}
+        cls._usual["batch_first"] = False
         cls._numbers = {name: n for name, n in vars(cls).items() if isinstance(n, Number) and n.name == name}
         if not neuron.has_surrogate:
             cls.surrogate = None  # type: ignore[assignment]
@@ -93,13 +94,14 @@ class MultiStep(torch.nn.Module):
             if not number.is_always_learned and not number.spec.range.integer:
                 setattr(cls, f"learn_{name}", Chosen(f"learn_{name}", number.is_learned))
 
-    def __init__(self, store_v_seq: bool, channels: int | None) -> None:
+    def __init__(self, store_v_seq: bool, channels: int | None, batch_first: bool) -> None:
         super().__init__()
         if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
             name = type(self).__name__
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
+        self.batch_first = self._flag("batch_first", batch_first)
         self._kept = dict.fromkeys(self._kept_names())
         self.__dict__.update(self._kept)  # for TorchScript: see State
 
@@ -167,6 +169,10 @@ class MultiStep(torch.nn.Module):
             return False
         else:  # TorchScript reads one branch only, and cannot read this one
             return now is not None and torch.compiler.is_compiling()
+
+    def _swapped(self, seq: torch.Tensor) -> torch.Tensor:
+        """With batch_first, [N, T, ...] as [T, N, ...] and back: a view, which the operator works on where it lies."""
+        return seq.transpose(0, 1) if self.batch_first and seq.dim() > 1 else seq
 
     def _surrogate_tensor(self, i: int) -> torch.Tensor | None:
         """A parameter of a surrogate that was assigned, as an input of the graph that is being compiled."""

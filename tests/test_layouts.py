@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnkern import functional
+from snnkern import functional, nn
 
-from support import DTYPES, KINDS, NEURON_NAMES, check_same, inputs, neuron_class, noise, options_of, results
+from support import DTYPES, KINDS, NEURON_NAMES, calm, check_same, inputs, neuron_class, noise, options_of, results
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -118,6 +119,30 @@ def test_nothing_is_copied(layout: str, device: str) -> None:
     names = {e.name for e in profiler.events()}
     assert any("snnkern::lif_backward" in name for name in names)
     assert not names & {"aten::copy_", "aten::clone", "aten::contiguous"}
+
+
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_modules_with_the_batch_first(neuron: str, device: str) -> None:
+    x = noise((19, 3, 4, 5, 16), torch.float32, 0, device, calm(neuron, "hard"))
+    cls = getattr(nn, neuron_class(neuron).module)
+    plain, other = (cls(store_v_seq=True, batch_first=b, v_init=0.125).to(device) for b in (False, True))
+    scripted = torch.jit.script(copy.deepcopy(other))
+    assert "batch_first=True" in repr(other) and "batch_first" not in repr(plain)
+    for steps in (x[:7], x[7:]):  # with the kept state
+        swapped = steps.transpose(0, 1).contiguous()
+        out = plain(steps)
+        for layer in (other, scripted):
+            got = layer(swapped)
+            assert torch.equal(got.transpose(0, 1), out) and got.is_contiguous()
+            assert torch.equal(layer.v_seq.transpose(0, 1), plain.v_seq) and torch.equal(layer.v, plain.v)
+
+
+def test_a_value_for_each_channel_with_the_batch_first(device: str) -> None:
+    x = noise((6, 2, 3, 16), torch.float32, 0, device)
+    plain, other = (
+        nn.LIF(tau=torch.tensor([2.0, 3.0, 4.0]), channels=3, batch_first=b).to(device) for b in (False, True)
+    )
+    assert torch.equal(other(x.transpose(0, 1)).transpose(0, 1), plain(x))
 
 
 def test_short_rows_are_copied(device: str) -> None:

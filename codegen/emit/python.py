@@ -314,7 +314,9 @@ def _module_signature(
         for p in learnable
     ]
     doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
-    return out, [*by_keyword, ("channels", "Optional[int] = None", doc)]
+    by_keyword.append(("channels", "Optional[int] = None", doc))
+    sequences = f"input, output and {kept} are [N, T, ...], and worked on as they lie"
+    return out, [*by_keyword, ("batch_first", "bool = False", sequences)]
 
 
 def _module(neuron: type[Neuron]) -> str:
@@ -339,7 +341,7 @@ def _module(neuron: type[Neuron]) -> str:
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
-    sets = "        super().__init__(store_v_seq, channels)\n"
+    sets = "        super().__init__(store_v_seq, channels, batch_first)\n"
     sets += "".join(f'        self.{p.name} = self._flag("{p.name}", {p.name})\n' for p in every if isinstance(p, Flag))
     if neuron.has_surrogate:
         sets += "        self.surrogate = surrogate\n"
@@ -350,13 +352,13 @@ def _module(neuron: type[Neuron]) -> str:
     call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
     keep = "".join(
-        f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
+        f"            if self.store_v_seq:\n                self.{s}_seq = self._swapped({s})\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
     parameters = "".join(f"        {text},\n" for text in declared)
-    shown = [p.name for p in (*every, *inits)] + ["store_v_seq"]
+    shown = [p.name for p in (*every, *inits)] + ["store_v_seq", "batch_first"]
     docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
     return f"""
 
@@ -378,10 +380,11 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
             pass
         elif isinstance(x_seq, Proxy):
             return self._call_in(x_seq)
+        x_seq = self._swapped(x_seq)
         {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
-{keep}        return {neuron.output}  # type: ignore[no-any-return]
+{keep}        return self._swapped({neuron.output})
 
     @torch.jit.export
     def reset(self) -> None:
