@@ -33,7 +33,8 @@ def module_example(neuron: type[Neuron]) -> list[str]:
     amplitude, outputs = response(neuron)
     return [
         f">>> layer = snnkern.nn.{neuron.module}()",
-        f">>> layer(torch.full(({STEPS}, 2), {amplitude!r}))[:, 0].tolist()  # {STEPS} steps of 2 neurons",
+        f">>> x_seq = torch.full(({STEPS}, 2), {amplitude!r})  # {STEPS} steps of 2 neurons",
+        ">>> layer(x_seq)[:, 0].tolist()",
         repr(outputs),
         ">>> layer.v.shape  # where the next call goes on",
         "torch.Size([2])",
