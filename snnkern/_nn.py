@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor
+from torch._C import _get_dispatch_mode as dispatch_mode
+from torch._C import _get_tracing_state as tracing_state
 
+from ._parameters import switch
+from ._states import State, check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
 from .codegen.specification.base import Neuron
 from .codegen.specification.neurons import NEURONS
+
+
+def recorder() -> str:
+    """What records this call in a graph that has no place for a state, or nothing."""
+    # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
+    if torch.compiler._is_exporting_flag:
+        return "an exported program"
+    if tracing_state() is not None:
+        _traced.add(True)
+        return "torch.jit.trace"
+    if dispatch_mode(_PROXY) is not None:
+        return "make_fx"
+    if _traced:  # torch.jit.trace then calls the module once more, to compare
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is _CHECK_OF_TRACE:
+                return "torch.jit.trace"
+            frame = frame.f_back
+        _traced.clear()
+    return ""
+
+
+recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it while it traces
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+_CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
+_traced: set[bool] = set()  # not empty from a torch.jit.trace to the first call after it
 
 
 class MultiStep(torch.nn.Module):
@@ -33,6 +68,7 @@ class MultiStep(torch.nn.Module):
     _surrogate_params: list[float]
     _surrogate_now: Tensor | None
     _spiking: bool
+    _kept: dict[str, Any]
 
     channels = Chosen("channels", lambda module: module._channels)
     surrogate = TheSurrogate()
@@ -46,6 +82,8 @@ class MultiStep(torch.nn.Module):
     def _bind(cls, neuron: type[Neuron]) -> None:
         """Gives the attributes what the specification says of them."""
         cls._state_names = tuple(s.name for s in neuron.states)
+        for key in cls._kept_names():
+            setattr(cls, key, State(key))
         cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}
         cls._numbers = {name: n for name, n in vars(cls).items() if isinstance(n, Number) and n.name == name}
         if not neuron.has_surrogate:
@@ -62,9 +100,8 @@ class MultiStep(torch.nn.Module):
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
-        for state in self._state_names:
-            setattr(self, state, None)
-            setattr(self, f"{state}_seq", None)
+        self._kept = dict.fromkeys(self._kept_names())
+        self.__dict__.update(self._kept)  # for TorchScript: see State
 
     def _start(self, values: dict[str, Any]) -> None:
         """Takes the constructor's arguments by name."""
@@ -80,9 +117,7 @@ class MultiStep(torch.nn.Module):
             )
 
     def _flag(self, name: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"snnkern.nn.{type(self).__name__}: {name} must be True or False, got {value!r}")
-        return value
+        return bool(switch(f"snnkern.nn.{type(self).__name__}", name, value))
 
     def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
         # torch.nn.Module comes here when a parameter is assigned to an attribute.
@@ -158,9 +193,18 @@ class MultiStep(torch.nn.Module):
         """The state that the call starts from: the kept one, the one that was set, or None where the operator knows."""
         dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            pass
-        elif isinstance(state, (int, float)):  # layer.v = 0.5
-            return torch.full_like(x_seq[0], state, dtype=dtype)
+            if torch.ops.snnkern._in_backward():
+                raise RuntimeError(
+                    "a scripted module cannot recompute in a backward pass, since the state from which it started is gone: "
+                    "call torch.utils.checkpoint with the module that is not scripted"
+                )
+        else:  # TorchScript reads one branch only, and cannot read this one
+            if state is not None and recorder():
+                raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
+            if is_start_to_check():
+                check_start(self, state)
+            if isinstance(state, (int, float)):  # layer.v = 0.5
+                return torch.full_like(x_seq[0], state, dtype=dtype)
         self._check_state(state, x_seq)
         if state is not None:
             return state
@@ -178,27 +222,41 @@ class MultiStep(torch.nn.Module):
                 + str(list(x_seq.shape[1:]))
                 + ": call reset() before a batch of another shape"
             )
-        if state is not None and not self._keeps_state():
-            raise RuntimeError(
-                "an exported program cannot keep the state of this module: call reset() before torch.export"
-            )
 
     def _keeps_state(self) -> bool:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return True
-        else:  # TorchScript reads one branch only, and cannot read this one
-            # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
-            return not torch.compiler._is_exporting_flag
+        else:
+            by = recorder()
+            if by == "torch.jit.trace":
+                text = f"{type(self).__name__}: a trace keeps no state, each of its calls starts afresh"
+                warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit._trace.TracerWarning, stacklevel=2)
+            return not by
+
+    def _call_in(self, x_seq: Any) -> Any:
+        """What torch.fx records: a call of this module, which so keeps its state."""
+        owner = next(c for c in type(self).__mro__ if "forward" in c.__dict__)
+        tracer = x_seq.tracer
+        if self is getattr(tracer, "root", None) or "_state_names" not in owner.__dict__:
+            raise RuntimeError(
+                f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, as in "
+                "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
+            )
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in self._state_names:
-            for key in (name, f"{name}_seq"):
-                state = getattr(self, key)
-                if isinstance(state, Tensor):
-                    setattr(self, key, state.to(fn(state).device))
+        for key in self._kept_names():
+            state = getattr(self, key)
+            if isinstance(state, Tensor):
+                setattr(self, key, state.to(fn(state).device))
         return self
+
+    @classmethod
+    def _kept_names(cls) -> list[str]:
+        """The names of the attributes for states."""
+        return [key for name in cls._state_names for key in (name, f"{name}_seq")]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for number in self._numbers.values():
@@ -209,15 +267,28 @@ class MultiStep(torch.nn.Module):
         # A copy or a pickle of the module has the values of the state, not the graph that made them.
         own = dict(self.__dict__)
         own["_buffers"] = {key: t if t is None or t.is_leaf else t.detach() for key, t in self._buffers.items()}
-        for name in self._state_names:
-            for key in (name, f"{name}_seq"):
-                if isinstance(own.get(key), Tensor):
-                    own[key] = own[key].detach()
+        own["_kept"] = {key: t.detach() if isinstance(t, Tensor) else t for key, t in self._kept.items()}
         return own
+
+    def _replicate_for_data_parallel(self) -> MultiStep:
+        # torch.nn.DataParallel makes its replicas anew for every call, and lets them go with their states.
+        if any(state is not None for state in self._kept.values()):
+            raise RuntimeError("torch.nn.DataParallel cannot keep the state of this module: call reset() before")
+        text = f"{type(self).__name__}: torch.nn.DataParallel keeps no state, each of its calls starts afresh"
+        warnings.warn(f"{text}; torch.nn.parallel.DistributedDataParallel keeps it", stacklevel=2)
+        replica: MultiStep = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._kept = dict(self._kept)
+        return replica
 
     def reset(self) -> None:
         """Forgets the state; each neuron has its own, which TorchScript can compile."""
         raise NotImplementedError
+
+    def _detach(self) -> None:
+        states = states_of(self)
+        for name in self._kept_names():
+            if isinstance(states[name], Tensor):
+                states[name] = states[name].detach()
 
     def extra_repr(self) -> str:
         shown = []

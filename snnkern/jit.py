@@ -5,7 +5,8 @@ there are named by a hash of all that they depend on, and appear whole or not at
 share the folder; it may be deleted at any time.
 
 On CUDA a kernel needs `pip install snnkern[jit]`. It runs on torch's current stream; after its first call, that call can
-be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, or c++, g++ or clang++ on the PATH. There, threads
+be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, which may have arguments (ccache g++), or c++, g++
+or clang++ on the PATH. There, threads
 run one after another, so a kernel cannot have barriers, shared memory or atomics.
 """
 
@@ -18,6 +19,7 @@ import importlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -87,6 +89,7 @@ def launch(
     Raises:
         RuntimeError: what compiles it is not installed, or it does not compile; the message has the compiler's words.
         NotImplementedError: on the CPU, a kernel with barriers, shared memory or atomics.
+        ValueError, TypeError: an argument is of no such form; on the CPU also another number of them than the kernel has.
 
     Example:
         >>> x = torch.zeros(3)
@@ -96,6 +99,7 @@ def launch(
         >>> x
         tensor([0., 1., 2.])
     """
+    _check(arguments, device, grid, block)
     key = (name, codes, device)
     run = _kernels.get(key)
     if run is None:
@@ -105,6 +109,20 @@ def launch(
                 run = _cpu_kernel(name, codes) if device < 0 else _cuda_kernel(name, codes, device)
                 _kernels[key] = run
     run(arguments, grid, block, shared_mem)
+
+
+def _check(arguments: Sequence[Argument], device: int, grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+    """What would be read as something else, or from beyond an array."""
+    if device < -1:
+        raise ValueError(f"snnkern.jit: device must be the number of a CUDA device, or -1 for the CPU, got {device}")
+    for what, size in (("grid", grid), ("block", block)):
+        if len(size) != 3:
+            raise ValueError(f"snnkern.jit: {what} must have three numbers, got {size}")
+    for argument in arguments:
+        if not isinstance(argument, int) and not (isinstance(argument, tuple) and argument[0] in _VALUES):
+            raise TypeError(
+                f"snnkern.jit: an argument must be an address or ({' | '.join(_VALUES)}, number), got {argument!r}"
+            )
 
 
 def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
@@ -142,12 +160,14 @@ _VALUES: dict[str, Callable[[float], Any]] = {
 
 
 @functools.cache
-def _compiler(chosen: str | None) -> tuple[str, str]:
-    """The C++ compiler, and what it says about itself."""
+def _compiler(chosen: str | None) -> tuple[tuple[str, ...], str]:
+    """The command of the C++ compiler, and what it says about itself."""
     for candidate in (chosen,) if chosen else ("c++", "g++", "clang++"):
-        if path := shutil.which(candidate):
-            about = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-            return path, about
+        program, *arguments = shlex.split(candidate) or [candidate]
+        if path := shutil.which(program):
+            command = (path, *arguments)
+            about = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+            return command, about
     raise RuntimeError(
         f"snnkern.jit: a kernel on CPU tensors needs a C++17 compiler, and {chosen or 'c++, g++ or clang++'} was not found: "
         "install g++ or clang, or set CXX to your compiler"
@@ -170,21 +190,24 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
     text = f"{codes}\nSNNKERN_LAUNCHER({name})\n"
 
     def make(path: Path) -> None:
-        command = [compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
+        command = [*compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise _failed(compiler, name, done.stderr, codes)
+            raise _failed(shlex.join(compiler), name, done.stderr, codes)
 
-    parts = [text, compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
+    parts = [text, *compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
     library = ctypes.CDLL(str(_cached(".so", parts, make)))
     function = library.snnkern_launch
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_size_t
 
     def run(arguments: Sequence[Argument], grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:
         count = len(arguments)
         # A pointer is passed like a number: by the address of where it stands.
         values = [ctypes.c_void_p(a) if isinstance(a, int) else _VALUES[a[0]](a[1]) for a in arguments]
         addresses = (ctypes.c_void_p * count)(*(ctypes.addressof(v) for v in values))
-        function((ctypes.c_uint32 * 6)(*grid, *block), addresses)
+        wanted = function((ctypes.c_uint32 * 6)(*grid, *block), addresses, count)
+        if wanted != count:
+            raise ValueError(f"snnkern.jit: the kernel {name} has {wanted} parameters, got {count} arguments")
 
     return run
 

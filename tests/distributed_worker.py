@@ -9,6 +9,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import snnkern
 
@@ -28,9 +29,7 @@ def sequences(device: str) -> list[Tensor]:
 
 
 def train(net: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
-    for module in net.modules():
-        if isinstance(module, snnkern.nn.MultiStep):
-            module.reset()
+    snnkern.nn.reset(net)
     optimizer.zero_grad()
     out = net(x)
     (out * noise((out.shape[0], 1, out.shape[2]), out.dtype, 7, str(out.device))).sum((0, 2)).mean().backward()
@@ -62,6 +61,50 @@ def ddp(device: str, rank: int, size: int) -> None:
             train(parallel, optimizer, mine(x, rank, size))
         assert net[1].v is not None and net[1].v.shape[0] == BATCH // size
         torch.testing.assert_close(list(net.parameters()), alone(neuron, device))
+
+
+class Checkpointed(torch.nn.Module):
+    """A network whose halves are recomputed, which takes the sequence in two parts."""
+
+    def __init__(self, net: torch.nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        outs = []
+        for part in x.chunk(2):
+            middle = checkpoint(self.net[:2], part, use_reentrant=False)
+            outs.append(checkpoint(self.net[2:], middle, use_reentrant=False))
+        return torch.cat(outs)
+
+
+def checkpoints(device: str, rank: int, size: int) -> None:
+    """Training with recomputation under DDP and FSDP2 is training without, in one process."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, init_device_mesh
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    for way in ("ddp", "static", "fsdp"):
+        net = network("plif", device, torch.float64)
+        wrapped: torch.nn.Module = Checkpointed(net)
+        if way == "fsdp":
+            for layer in net:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(wrapped, mesh=mesh)
+        else:
+            wrapped = torch.nn.parallel.DistributedDataParallel(
+                wrapped, device_ids=[rank] if device != "cpu" else None, static_graph=way == "static"
+            )
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        for x in sequences(device):
+            train(wrapped, optimizer, mine(x, rank, size))
+        assert net[1].v is not None and net[1].v.requires_grad
+        snnkern.nn.detach(wrapped)
+        assert not net[1].v.requires_grad
+        snnkern.nn.reset(wrapped)
+        assert net[1].v is None
+        got = [p.full_tensor() if isinstance(p, DTensor) else p for p in net.parameters()]
+        torch.testing.assert_close(got, alone("plif", device))
 
 
 def fsdp(device: str, rank: int, size: int) -> None:

@@ -125,7 +125,15 @@ OTHERS = {
     "CUBALIFNode": {"c_decay": 0.25, "v_threshold": 0.5},
     "SimpleLIFNode": {"tau": 2.0, "decay_input": True, "v_reset": -0.25},
     "HalfThresholdIFNode": {"v_threshold": 0.75},
+    "TernaryLIFNode": {"v_threshold": 0.5, "v_reset": None},
 }
+
+
+def test_ternary_spikes_of_spikingjelly() -> None:
+    made = library("spikingjelly.activation_based.neuron").TernaryLIFNode
+    assert_same(step_net(lambda: made(v_threshold=0.5, v_reset=0.125, detach_reset=True)), sequence)
+    with pytest.raises(ValueError, match="the gradient of its hard reset is another; nearest: detach_reset=True"):
+        snnkern.convert(made())
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -181,10 +189,19 @@ def test_spikingjellys_functions_work_on_a_converted_network() -> None:
     assert lif.v.grad_fn is None
 
 
+def test_a_single_neuron() -> None:
+    x = 2 * noise((T,), torch.float64, 0)
+    for mode, run in (("m", sequence), ("s", single_steps)):
+        assert_same(library("spikingjelly.activation_based.neuron").LIFNode(step_mode=mode), run, x)
+    snntorch = library("snntorch")
+    assert_same(snntorch.Leaky(0.5, init_hidden=True), single_steps, x)
+
+
 def test_attributes_may_change_afterwards() -> None:
     neuron = library("spikingjelly.activation_based.neuron")
     surrogate = library("spikingjelly.activation_based.surrogate")
-    net = step_net(neuron.LIFNode)
+    # Their default surrogate is one object for all neurons.
+    net = step_net(lambda: neuron.LIFNode(surrogate_function=surrogate.Sigmoid()))
     converted = snnkern.convert(net)
     for n in (net, converted):
         n[2].v_threshold, n[2].detach_reset, n[2].tau, n[2].v = 0.5, True, 4.0, 0.25
@@ -271,6 +288,11 @@ def test_hidden_states_of_snntorch_are_reset_by_its_own_function() -> None:
         converted[1](noise((N, 10), torch.float64, 1), torch.zeros(N, 10))
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_membrane_of_snntorch_that_forgets_all_or_nothing(beta: float) -> None:
+    assert_same(Loop(*(library("snntorch").Leaky(beta) for _ in range(2))), sequence)
+
+
 @pytest.mark.parametrize("maker", ["atan", "fast_sigmoid", "sigmoid", "straight_through_estimator"])
 def test_surrogates_of_snntorch(maker: str) -> None:
     snntorch = library("snntorch")
@@ -332,6 +354,47 @@ def test_a_network_of_norse(name: str, kind: str, sizes: dict[str, int], method:
     nn.init.uniform_(net[0].weight, -1, 3)
     nn.init.uniform_(net[2].weight, -1, 3)
     assert_same(net, cell_steps if name.endswith("Cell") else with_state)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LIF", "LIFCell", "LIFBoxCell", "IAF", "LI", "LICell"])
+def test_the_types_of_norse(name: str, kind: torch.dtype) -> None:
+    net, x = getattr(library("norse.torch"), name)(), noise((T, N, C), kind, 1)
+    converted = snnkern.convert(net)
+    theirs, state = net(x)
+    ours, kept = converted(x)
+    assert ours.dtype == theirs.dtype
+    assert converted(x, kept)[0].dtype == net(x, state)[0].dtype
+
+
+def test_parameters_of_norse_are_learned() -> None:
+    p = norse_parameters("lif", **RATES)
+    learned = {name: nn.Parameter(getattr(p, name)) for name in RATES}
+    net = library("norse.torch").LIF(p=p)
+    net.p = p._replace(**learned)
+    for name, parameter in learned.items():
+        net.register_parameter(name, parameter)
+    x = 4 * noise((T, N, C), torch.float64, 1)
+    state = net.initial_state(x)._replace(v=torch.zeros(N, C))  # that of Norse is float32, and so is its first gradient
+
+    def backward() -> None:
+        spikes, last = net(x, state)
+        sum(t.sum() for t in (spikes, last.v, last.i)).backward()
+
+    backward()
+    expected = {name: parameter.grad.clone() for name, parameter in learned.items()}
+    net.zero_grad()
+    snnkern.convert(net, inplace=True)
+    backward()
+    assert all(error(learned[name].grad, gradient) <= EXACT for name, gradient in expected.items())
+
+
+def test_layers_of_norse_stay() -> None:
+    norse = library("norse.torch")
+    conv = norse.Lift(nn.Conv2d(1, 4, 3))
+    net = norse.SequentialState(conv, norse.LIF(), norse.Lift(nn.Flatten()), nn.Linear(32, 5), norse.LI())
+    converted = assert_same(net, lambda net, x: net(8 * x)[0], noise((T, N, 1, 4, 6), torch.float64, 1))
+    assert str(converted).count("snnkern.") == 2
 
 
 def test_norses_soft_reset_and_recorded_states() -> None:
@@ -405,13 +468,25 @@ def test_resets_spikes_and_surrogates_of_sinabs(kind: str, hard: bool, most: int
     activation = library("sinabs.activation")
     surrogates = [activation.Gaussian(0.0, 0.7, 2.0), activation.MultiGaussian(), activation.SingleExponential(0.75)]
     spike_fn = {1: activation.SingleSpike, 2: activation.MaxSpike(2), None: activation.MultiSpike}[most]
+    if kind != "ALIF":
+        surrogates.append(activation.PeriodicExponential(0.75, 2.0))
     for function in surrogates:
         options = {
             "spike_fn": spike_fn,
             "reset_fn": activation.MembraneReset() if hard else activation.MembraneSubtract(),
             "surrogate_grad_fn": function,
+            "spike_threshold": torch.tensor(0.75),
         }
         assert_same(sinabs_net(kind, **options), batch_first)
+
+
+def test_time_constants_of_sinabs_in_single_precision() -> None:
+    """One for each channel, in a network for float64; their gradients are float32."""
+    layers = library("sinabs.layers")
+    tau = torch.rand(C, dtype=torch.float32) * 5 + 2
+    for net in (layers.LIF(tau_mem=tau), layers.LIF(tau_mem=tau, tau_syn=tau), layers.ExpLeak(tau_mem=tau)):
+        x = 6 * noise((N, T, C), torch.float64, 1)
+        assert error(snnkern.convert(net)(x).detach(), net(x).detach()) <= EXACT
 
 
 def test_sinabs_records_states() -> None:
@@ -463,6 +538,20 @@ def test_a_network_of_four_libraries() -> None:
     assert isinstance(snnkern.convert(converted), Mixed)  # there is nothing left to convert, and no complaint
 
 
+def test_snnkerns_own_reset_and_detach_work_too() -> None:
+    net = snnkern.convert(Mixed())
+    x = noise((T, N, C), torch.float64, 1)
+    first = net(x)
+    assert not torch.equal(net(x), first)
+    snnkern.nn.reset(net)
+    assert torch.equal(net(x), first)
+    assert net.jelly.v.requires_grad
+    assert net.leaky.mem.requires_grad
+    assert net.sinabs.v_mem.requires_grad
+    snnkern.nn.detach(net)
+    assert not any(state.requires_grad for state in (net.jelly.v, net.leaky.mem, net.sinabs.v_mem))
+
+
 def test_in_single_precision_the_spikes_are_the_same() -> None:
     """On eighths and a decay of a half, where no order of a sum changes it."""
     for kind in (torch.float32, torch.float16, torch.bfloat16):
@@ -511,6 +600,9 @@ def test_inplace_changes_the_network_itself() -> None:
 def test_a_converted_network_is_copied_saved_and_compiled() -> None:
     net = snnkern.convert(nn.Sequential(nn.Linear(C, C), lif(v_threshold=0.25)))
     x = 3 * noise((T, N, C), torch.float64, 1)
+    net(x)
+    assert copy.deepcopy(net)[1].v.grad_fn is None  # the value of its state
+    net[1].reset()
     compiled = torch.compile(copy.deepcopy(net), backend="eager")
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), compiled):
         net[1].reset()
@@ -540,12 +632,13 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
             "inhibition": snntorch.Leaky(0.5, inhibition=True),
             "custom": snntorch.Leaky(0.5, spike_grad=snntorch.surrogate.heaviside()),
             "refractory": norse.LIFRefracCell(),
+            "fast": norse.LICell(dt=0.1),
             "adjoint": norse.LIFCell(p=norse_parameters("lif", method="adjoint")),
             "recurrent": sinabs.LIFRecurrent(tau_mem=4.0, rec_connect=nn.Identity()),
             "value": sinabs.IAF(reset_fn=library("sinabs.activation").MembraneSubtract(0.5)),
         }
     )
-    with pytest.raises(ValueError, match="9 of the network's neurons cannot be converted") as caught:
+    with pytest.raises(ValueError, match="10 of the network's neurons cannot be converted") as caught:
         snnkern.convert(net, inplace=True)
     lines = str(caught.value).splitlines()
     reasons = {
@@ -555,6 +648,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
         "inhibition": "Leaky: inhibition=True",
         "custom": "Leaky: its surrogate function heaviside is not one of snnkern's; nearest: snntorch.surrogate.atan",
         "refractory": "LIFRefracCell: snnkern has no such neuron; nearest: snnkern.nn.RefractoryLIF",
+        "fast": "LICell: dt * tau_mem_inv is not above 0 and at most 1; nearest: a smaller dt",
         "adjoint": "LIFCell: its method 'adjoint'",
         "recurrent": "LIFRecurrent: snnkern has no such neuron; nearest: its connection around sinabs.layers.LIF",
         "value": "IAF: MembraneSubtract of another value than the threshold",
@@ -562,7 +656,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
     for line, (name, reason) in zip(lines[1:-1], reasons.items(), strict=True):
         assert line.startswith(f"  {name}: {reason}")
     assert type(net["fine"]) is neuron.LIFNode  # nothing has changed
-    with pytest.warns(UserWarning, match="9 of the network's neurons"):
+    with pytest.warns(UserWarning, match="10 of the network's neurons"):
         converted = snnkern.convert(net, strict=False)
     assert [str(m).startswith("snnkern.") for m in converted.values()] == [name == "fine" for name in net]
 

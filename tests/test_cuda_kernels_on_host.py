@@ -36,7 +36,8 @@ import torch
 import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen.emit import kernels, schema, step
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
-from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.check import LIMITS
+from snnkern.codegen.specification.neurons import NEURONS, Driven
 from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import KINDS, calm
@@ -50,6 +51,7 @@ USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "multi_gaussian")
 # The loops do not know the surrogate, so a part of the grid will do for the others.
 WHOLE_GRID = ("sigmoid", "atan")
 ATAN = next(s for s in SURROGATES if s.name == "atan")  # no library function: results are the same to the bit
+STRAIGHT_THROUGH = next(s for s in SURROGATES if s.name == "straight_through")  # the same everywhere, -inf included
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -82,6 +84,8 @@ FORWARD_VARIANTS = {"f32": {NARROW, (4, 4)}, "f64": {NARROW}, "f16": {NARROW, (4
 BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": HALF, "bf16": HALF}
 
 
+STATES, PARAMS, FLAGS, SURROGATE_PARAMS = LIMITS.values()
+
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
@@ -98,22 +102,22 @@ class KernelArgs(ctypes.Structure):
         ("T", ctypes.c_int64),
         ("N", ctypes.c_int64),
         ("x", ctypes.c_void_p),
-        ("state_init", ctypes.c_void_p * 4),
-        ("state_start", ctypes.c_double * 4),
+        ("state_init", ctypes.c_void_p * STATES),
+        ("state_start", ctypes.c_double * STATES),
         ("spike", ctypes.c_void_p),
-        ("state", ctypes.c_void_p * 4),
+        ("state", ctypes.c_void_p * STATES),
         ("store_seq", ctypes.c_bool),
         ("checkpoints", ctypes.c_void_p),
         ("grad_spike", ctypes.c_void_p),
-        ("grad_state", ctypes.c_void_p * 4),
+        ("grad_state", ctypes.c_void_p * STATES),
         ("grad_x", ctypes.c_void_p),
-        ("grad_init", ctypes.c_void_p * 4),
-        ("grad_param", ctypes.c_void_p * 16),
-        ("params", ctypes.c_double * 16),
-        ("tensor", ParamTensor * 16),
-        ("flags", ctypes.c_int64 * 4),
+        ("grad_init", ctypes.c_void_p * STATES),
+        ("grad_param", ctypes.c_void_p * PARAMS),
+        ("params", ctypes.c_double * PARAMS),
+        ("tensor", ParamTensor * PARAMS),
+        ("flags", ctypes.c_int64 * FLAGS),
         ("surrogate_id", ctypes.c_int32),
-        ("surrogate", ctypes.c_double * 4),
+        ("surrogate", ctypes.c_double * SURROGATE_PARAMS),
     )
 
 
@@ -627,6 +631,32 @@ def check_whole(host_cuda: HostCuda, base: Case, each: int) -> None:
 @each_reset
 def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
     check_whole(host_cuda, Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, tensors=True), each=1)
+
+
+@pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.firing], ids=name)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    """Among others: in every kind of pass the neuron does not spike, and nothing becomes NaN."""
+    surrogate = ATAN if neuron.has_surrogate else None
+    steps = 3 if issubclass(neuron, Driven) else 20  # these rise without bound, where no spike brings them back
+    base = Case(neuron, reset, dtype, surrogate, T=steps, N=7, tensors=True)
+    cases = [base, replace(base, store_seq=True, flags=(True, True))]
+    if neuron.conventions:
+        cases += [replace(case, conventions=True) for case in cases]
+    if neuron.has_surrogate and dtype == "f32":
+        cases += [replace(base, spiking=False), replace(base, surrogate=STRAIGHT_THROUGH, by_number=True)]
+    for case in cases:
+        inputs = inputs_of(case)
+        infinite = torch.arange(7) % 2 == 0
+        for tensor in (t for n, t in inputs.tensors.items() if n.startswith("v_threshold")):
+            tensor[infinite] = math.inf
+        forward = cpu_forward(case, inputs)
+        exact = step.is_exact(neuron) and case.spiking
+        check(case, host_forward(host_cuda, case, inputs), forward, exact)
+        gradients = host_backward(host_cuda, case, inputs, forward[-1])
+        check(case, gradients, cpu_backward(case, inputs, forward[-1]), exact)
+        assert not forward[0][:, infinite].any()
+        assert all(t.isfinite().all() for t in (*forward, *gradients))
 
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])

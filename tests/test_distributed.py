@@ -41,6 +41,10 @@ def test_distributed_data_parallel_equals_one_process(device: str, tmp_path: Pat
     run("ddp", device, tmp_path)
 
 
+def test_checkpoints_equal_one_process_without(device: str, tmp_path: Path) -> None:
+    run("checkpoints", device, tmp_path)
+
+
 def test_fully_shard_equals_one_process(device: str, tmp_path: Path) -> None:
     run("fsdp", device, tmp_path)
 

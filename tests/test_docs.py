@@ -97,8 +97,10 @@ def _step(neuron: type[Neuron], flags: dict[str, bool], reset: str) -> tuple[dic
     given["x"][0] = 0.0
     computed = _compute(neuron, flags, reset, given)
     if "h" in computed:  # at the threshold, and at four of them, the most spikes that ILIF makes
-        given["v_threshold"][1:20] = computed["h"][1:20]
-        given["v_threshold"][20:40] = computed["h"][20:40] / 4
+        legal = next(p.range for p in neuron.firing if p.name == "v_threshold")
+        for i in range(1, 40):
+            h = float(computed["h"][i]) / (1 if i < 20 else 4)
+            given["v_threshold"][i] = h if legal.holds(h) else 1.0
         computed = _compute(neuron, flags, reset, given)
     return given, computed
 
@@ -160,9 +162,9 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
         shown = [n.source, f"autoclass:: snnkern.nn.{n.module}\n", f"{n.name}.svg", *(s.doc for s in n.states)]
         shown += [f"autofunction:: snnkern.{m}.{function_name(n)}\n" for m in ("functional", "reference")]
         assert all(text in page for text in (*shown, f"torch.ops.snnkern.{n.name}_forward(Tensor x_seq"))
-        assert n.name in made["neurons/index.md"]
+        assert n.name in made["neurons/list.md"]
     for s in SURROGATES:
-        section = made["surrogates.md"].split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
+        section = ("\n" + made["surrogates.md"]).split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
         assert f'"{s.name}"' in section and f"autoclass:: snnkern.surrogate.{s.__name__}\n" in section
 
 

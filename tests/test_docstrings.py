@@ -13,7 +13,7 @@ import torch
 
 import snnkern
 
-MODULES = ["", "functional", "nn", "reference", "surrogate", "jit"]
+MODULES = ["", "compat.spikingjelly", "functional", "nn", "reference", "surrogate", "jit"]
 MODULES += [f"auto_cuda.{name}" for name in snnkern.auto_cuda.__all__]
 # What an example may use without an import.
 KNOWN = {

@@ -94,6 +94,10 @@ def test_a_module_with_a_state_says_to_reset_it() -> None:
     net(torch.ones(2, 3, 5))
     with pytest.raises(Exception, match=r"an exported program cannot keep the state of this module: call reset\(\)"):
         export(net, torch.ones(2, 3, 5))
+    snnkern.nn.reset(net)
+    net[1].v = 0.5
+    with pytest.raises(Exception, match=r"an exported program cannot keep the state of this module: call reset\(\)"):
+        export(net, torch.ones(2, 3, 5))
 
 
 @each_neuron

@@ -180,10 +180,10 @@ def test_a_surrogate_that_is_assigned_is_used() -> None:
 def test_values_that_cannot_be_assigned_say_so() -> None:
     layer = nn.LIF(learn_tau=True, channels=3)
     for name, value, error, message in (
-        ("tau", 0.5, ValueError, "snnkern.nn.LIF: tau must be a finite number >= 1, got 0.5"),
-        ("tau", "2", TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got '2'"),
-        ("tau", True, TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got True"),
-        ("tau", None, TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got None"),
+        ("tau", 0.5, ValueError, "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        ("tau", "2", TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got '2'"),
+        ("tau", True, TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
+        ("tau", None, TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got None"),
         ("tau", 1.0, ValueError, "snnkern.nn.LIF: tau is learned, and must be within its limits, not at one, got 1.0"),
         ("tau", torch.full((2,), 3.0), ValueError, "snnkern.nn.LIF: tau is learned with shape [3], got shape [2]"),
         (
@@ -192,7 +192,7 @@ def test_values_that_cannot_be_assigned_say_so() -> None:
             TypeError,
             "a tensor without a gradient, or a torch.nn.Parameter",
         ),
-        ("surrogate", "atan", TypeError, "snnkern.nn.LIF: surrogate must be one of snnkern.surrogate, got 'atan'"),
+        ("surrogate", "atan", TypeError, "snnkern.nn.LIF: surrogate must be a surrogate of snnkern.surrogate, such as"),
         (
             "channels",
             4,

@@ -127,6 +127,43 @@ def test_reset_of_a_network() -> None:
     assert net[0].v is None and net[1][0].v is None
 
 
+def test_detach_of_a_network_of_networks() -> None:
+    modules = [nn.LIF(), nn.IF(), nn.ParametricLIF()]
+    nets = [modules[0], {"a": torch.nn.Sequential(modules[1])}, (modules[2],)]
+    for m in modules:
+        m(torch.ones(2, 3, requires_grad=True))
+    nn.detach(nets)
+    assert all(m.v is not None and not m.v.requires_grad for m in modules)
+    nn.reset(nets)
+    assert all(m.v is None for m in modules)
+
+
+@pytest.mark.parametrize("change", [nn.reset, nn.detach])
+def test_what_is_no_network_is_named(change: Any) -> None:
+    message = (
+        f"snnkern.nn.{change.__name__}: net must be a torch.nn.Module, or a list, tuple or dict of such, got function"
+    )
+    for net in (lambda x: x, [torch.nn.Linear(2, 2), lambda x: x]):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            change(net)
+    change(torch.nn.Linear(2, 2))
+
+
+def test_a_replica_of_data_parallel_says_that_it_keeps_no_state() -> None:
+    net = torch.nn.Sequential(nn.LIF())  # without parameters, replicas need no device
+    with pytest.warns(UserWarning, match="DataParallel keeps no state, each of its calls starts afresh"):
+        replicas = torch.nn.parallel.replicate(net, [0, 1])
+    for replica in replicas:
+        replica(torch.ones(2, 3))
+        assert replica[0].v is not None and net[0].v is None
+    nn.detach(replicas)
+    nn.reset(replicas)
+    assert all(replica[0].v is None for replica in replicas)
+    net(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match=r"DataParallel cannot keep the state of this module: call reset\(\) before"):
+        torch.nn.parallel.replicate(net, [0, 1])
+
+
 def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
     neuron = nn.ParametricLIF(init_tau=4.0)
     assert neuron.w.item() == pytest.approx(-math.log(3.0))
@@ -137,16 +174,16 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
-        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1, got 0.5"),
-        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a finite number >= 1, got True"),
+        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
         (lambda: nn.LIF(decay_input="no"), "snnkern.nn.LIF: decay_input must be True or False, got 'no'"),  # type: ignore[arg-type]
         (
             lambda: nn.ParametricLIF(init_tau=0.5),
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
         ),
-        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number, got nan"),
-        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a finite number, got '0'"),  # type: ignore[arg-type]
-        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be one of snnkern.surrogate, got 'atan'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number or inf, got nan"),
+        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a number, a tensor or None, got '0'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be a surrogate of snnkern.surrogate, such as"),  # type: ignore[arg-type]
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(message)):
             make()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import snnkern
 from snnkern import functional
 from snnkern.codegen.specification.base import RESETS
 
-from support import KINDS, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
+from support import KINDS, eighths, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
 each_neuron = pytest.mark.parametrize("neuron", KINDS)
@@ -60,12 +62,9 @@ def test_scripted_modules_with_state_and_gradients(neuron: str, reset: str, devi
             for layer, its in zip(net, other.children(), strict=True):
                 if isinstance(layer, snnkern.nn.MultiStep):
                     assert torch.equal(its.v, layer.v)
-                    layer.detach()
-                    its.detach()
-        for its in other.children():
-            if hasattr(its, "reset"):
-                its.reset()
-                assert its.v is None
+            snnkern.nn.detach([net, other])
+        snnkern.nn.reset(other)
+        assert all(its.v is None for its in other.children() if hasattr(its, "reset"))
 
 
 @each_neuron
@@ -105,6 +104,46 @@ def test_freeze_keeps_the_state_apart(neuron: str, device: str) -> None:
     for chunk in (5, 20):
         x = noise((chunk, 3, 5), torch.float32, chunk, device)
         torch.testing.assert_close(frozen(x), net(x))
+
+
+@each_neuron
+@pytest.mark.parametrize("way", ["scripted", "loaded", "a_part", "frozen", "frozen_loaded", "optimized", "copied"])
+def test_reset_and_detach_reach_every_neuron(neuron: str, way: str, device: str) -> None:
+    def wrapped(net: torch.nn.Sequential) -> torch.nn.Module:
+        if way == "a_part":
+            return torch.nn.Sequential(torch.jit.script(net[:2]), net[2:])
+        scripted = torch.jit.script(net)
+        if way.startswith("frozen"):
+            scripted = torch.jit.freeze(scripted)
+        elif way == "optimized":
+            scripted = torch.jit.optimize_for_inference(scripted)
+        elif way == "copied":
+            return copy.deepcopy(scripted)
+        return saved_and_loaded(scripted) if way.endswith("loaded") else scripted
+
+    net = network(neuron, device, store_v_seq=True).eval()
+    x = eighths(noise((4, 3, 5), torch.float32, 0, device, 2.0))
+    other = wrapped(copy.deepcopy(net))
+    # An optimized network sums products in another order, which potentials show and spikes do not.
+    same = (
+        torch.testing.assert_close
+        if way == "optimized"
+        else functools.partial(torch.testing.assert_close, rtol=0, atol=0)
+    )
+    with torch.no_grad():
+        expected, then = net(x), net(x)
+        same(other(x), expected)
+        snnkern.nn.detach(other)
+        same(other(x), then)
+        snnkern.nn.reset(other)
+        same(other(x), expected)
+    snnkern.nn.reset({"both": (net, other)})
+    for n in (net, other):
+        x = x.detach().requires_grad_()
+        n(x)
+        snnkern.nn.detach(n)
+        y = x.detach().requires_grad_()
+        assert torch.autograd.grad(n(y).sum(), [x, y], allow_unused=True)[0] is None
 
 
 @each_neuron

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import RESETS, Neuron, Surrogate
+from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
@@ -57,7 +58,13 @@ class Selection:
                 if name not in legal[kind]:
                     raise ValueError(f"SNNKERN_ONLY: unknown {kind} {name!r}; expected one of {', '.join(legal[kind])}")
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
-        return cls(*chosen)
+        selection = cls(*chosen)
+        if not selection.combinations():
+            raise ValueError(
+                f"SNNKERN_ONLY: {text!r} selects nothing: no neuron in it has such a surrogate and reset; "
+                "python -m codegen --list prints every combination"
+            )
+        return selection
 
     def of(self, neuron: type[Neuron]) -> Selection:
         """What is built of one neuron: only surrogates and resets that it can have."""
@@ -80,6 +87,8 @@ class Selection:
 def files(selection: Selection | None = None) -> dict[str, str]:
     """Every generated C++ and CUDA file of a selection, by its path below csrc/generated."""
     chosen = selection or Selection()
+    check_catalogue(NEURONS)
+    check_catalogue(SURROGATES)
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
@@ -238,7 +247,7 @@ def cpu_table(chosen: Selection) -> str:
     """The kernels of each neuron, and each surrogate; null where this build has none."""
     neurons = [[f"{n.name}_kernels" if chosen.of(n).neurons else ""] for n in NEURONS]
     surrogates = [[f"{s.name}_surrogate" if s in chosen.surrogates else ""] for s in SURROGATES]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cpu {{
 
@@ -259,7 +268,7 @@ def cuda_table(chosen: Selection) -> str:
         ]
         for n in NEURONS
     ]
-    return f"""{HEADER}#include "../registry.h"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cuda {{
 

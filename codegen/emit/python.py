@@ -5,7 +5,7 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
-from ..specification.base import Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.base import DETACH_RESET, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
@@ -126,7 +126,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
+        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
+        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
@@ -156,7 +157,9 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "    else float32.",
         "",
         "Raises:",
-        "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
+        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
         *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
         "",
         f"Source: {neuron.source}.",
@@ -186,7 +189,10 @@ _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate impor
 
 def functional_module() -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
-    text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
+    text += (
+        "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(n) for n in NEURONS])
     for n in NEURONS:
         values = []
@@ -201,18 +207,37 @@ def functional_module() -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = "".join(_take_tensor(p) for p in n.numbers())
+        where = f"snnkern.functional.{function_name(n)}"
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
 
-def _take_tensor(p: Float) -> str:
+def _check_types(n: type[Neuron], where: str) -> str:
+    """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
+    body = ""
+    for name in ("x_seq", *(t.name for t in n.learned)):
+        body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (f"{s.name}_init" for s in n.states):
+        test = f"{name} is not None and not isinstance({name}, Tensor)"
+        body += f'    if {test}:\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (*(p.name for p in n.flags()), "store_v_seq"):
+        body += f'    if type({name}) is not bool:\n        {name} = switch("{where}", "{name}", {name})\n'
+    if n.has_surrogate:
+        body += f'    if not isinstance(surrogate, Surrogate):\n        check_surrogate("{where}", surrogate)\n'
+    return body
+
+
+def _take_number(p: Float, where: str) -> str:
     """The operator takes a number and, in its place, a tensor."""
     value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
+    is_other = f"type({p.name}) is not float" + (f" and {p.name} is not None" if p.none is not None else "")
     return (
         f"    {p.symbol}_tensor: Tensor | None = None\n"
-        f"    if isinstance({p.name}, Tensor):\n        {p.symbol}_tensor = {value}\n        {p.name} = {p.default!r}\n"
+        f"    if {is_other}:\n"
+        f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
+        f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
 
 
@@ -253,7 +278,7 @@ def nn_module() -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import List, Optional, Union\n\nimport torch\nfrom torch import Tensor\n\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
         "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
@@ -275,7 +300,8 @@ def _module_signature(
         out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)))
     if neuron.has_surrogate:  # before detach_reset
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
-        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+        place = len(out) - (neuron.firing[-1].name == DETACH_RESET.name)
+        out.insert(place, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
     out.append(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")
@@ -304,11 +330,12 @@ def _module(neuron: type[Neuron]) -> str:
         f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
     )
     annotations += "    _channels: Optional[int]\n"
+    tensors = ""
     for p in numbers:
         weight = starts[p.name].weight if p.name in starts else p.weight_key
-        keys = dict.fromkeys((p.value_key, weight, f"_{p.name}_now"))
+        tensors += "".join(f"        {key}: Optional[Tensor]\n" for key in dict.fromkeys((p.value_key, weight)))
         annotations += f"    _{p.name}: {'float' if p.none is None else 'Optional[float]'}\n"
-        annotations += "".join(f"    {key}: Optional[Tensor]\n" for key in keys)
+        annotations += f"    _{p.name}_now: Optional[Tensor]\n"
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
@@ -340,11 +367,17 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
     _shown = ({", ".join(f'"{name}"' for name in shown)},)
     # For TorchScript, which reads these and not the assignments.
 {annotations}
+    if TYPE_CHECKING:  # TorchScript finds out: torch.jit.trace cannot compute with what may be None
+{tensors}
     def __init__(
         self,
 {parameters}    ) -> None:
 {sets}
     def forward(self, x_seq: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass
+        elif isinstance(x_seq, Proxy):
+            return self._call_in(x_seq)
         {names} = torch.ops.snnkern.{neuron.name}_forward(
 {call}        )
         if self._keeps_state():
@@ -357,7 +390,10 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
     @torch.jit.export
     def detach(self) -> None:
         \"""Keeps the state and cuts its gradient: truncated back-propagation through time.\"""
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}"""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
+            self._detach()
+"""
 
 
 def _shown(p: Float) -> str:
@@ -393,7 +429,7 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         (neuron.__doc__ or "").strip(),
         "",
         "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
-        "A program of torch.export keeps none: each of its calls starts afresh.",
+        "What torch.export, torch.jit.trace or make_fx record keeps none: each of its calls starts afresh.",
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
@@ -421,6 +457,4 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
 
 def _detach(key: str) -> str:
     # By way of a variable: TorchScript does not take a test of an attribute for a later use of it.
-    return (
-        f"        {key} = self.{key}\n        if isinstance({key}, Tensor):\n            self.{key} = {key}.detach()\n"
-    )
+    return f"            {key} = self.{key}\n            if {key} is not None:\n                self.{key} = {key}.detach()\n"

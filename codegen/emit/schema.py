@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import FINITE, RESETS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 
@@ -23,11 +24,12 @@ class Argument:
     kind: str  # enum class Kind of csrc/torch/spec.h
     name: str
     schema: str
-    range: Range = FINITE
+    range: Range = FINITE  # of the parameter as users give it, before `inverse`
     inverse: bool = False
     none: float = 0.0  # what None stands for
     is_convention: bool = False
     usual: float = 0.0  # of a convention: the value that needs no general pass
+    parameter: str = ""  # of a tensor: the number whose place it takes
 
 
 def _number(value: float | None) -> str:
@@ -46,7 +48,10 @@ def _argument(p: Parameter, is_convention: bool = False) -> Argument:
 
 def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
     name = f"{p.symbol}_tensor"
-    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
+    inverse = p.inverse is not None
+    return Argument(
+        "Tensor", name, f"Tensor? {name}=None", p.range, inverse, is_convention=is_convention, parameter=p.name
+    )
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -123,7 +128,8 @@ def _double(value: float) -> str:
 
 
 def _range_text(r: Range) -> str:
-    return f'{{{_double(r.low)}, {_double(r.high)}, {cpp_bool(r.low_open)}, {cpp_bool(r.integer)}, "{r}"}}'
+    switches = ", ".join(map(cpp_bool, (r.low_open, r.integer, r.infinite)))
+    return f'{{{_double(r.low)}, {_double(r.high)}, {switches}, "{r}"}}'
 
 
 def registry() -> str:
@@ -133,20 +139,34 @@ def registry() -> str:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
             rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
         lines.append("};")
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
+    lines += [
+        "// What cpu/table.cpp and cuda/table.cpp define.",
+        "namespace cpu {",
+        f"extern const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
+        f"extern const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
+        "}  // namespace cpu",
+        "#ifdef SNNKERN_WITH_CUDA",
+        "namespace cuda {",
+        f"extern const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 1}];",
+        "}",
+        "#define SNNKERN_CUDA_ROWS(neuron) cuda::kTable[neuron]",
+        "#else",
+        "#define SNNKERN_CUDA_ROWS(neuron) nullptr",
+        "#endif\n",
+    ]
     lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
-    for n in NEURONS:
+    for i, n in enumerate(NEURONS):
         schema = schemas(n)
         lines.append(
             f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
         )
         lines.append(f"     {len(arguments(n))},")
-        lines += [
-            f'     "{schema[role]}"{"}," if role == "backward" else ","}' for role in ("forward", "train", "backward")
-        ]
+        lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
+        lines.append(f"     cpu::kNeuronTable[{i}], SNNKERN_CUDA_ROWS({i})}},")
     lines.append("};\n")
     for s in SURROGATES:
         if s.parameters:
@@ -155,16 +175,16 @@ def registry() -> str:
                 lines.append(f'    {{"{p.name}", {p.number!r}, {_range_text(p.range)}}},')
             lines.append("};")
     lines.append(f"\ninline constexpr SurrogateSpec kSurrogates[{len(SURROGATES)}] = {{")
-    for s in SURROGATES:
+    for i, s in enumerate(SURROGATES):
         params = f"k{s.__name__}Params" if s.parameters else "nullptr"
-        lines.append(f'    {{"{s.name}", {len(s.parameters)}, {params}, {cpp_bool(s.has_primitive())}}},')
+        lines.append(
+            f'    {{"{s.name}", {len(s.parameters)}, {params}, {cpp_bool(s.has_primitive())}, {i}, cpu::kSurrogateTable[{i}]}},'
+        )
     lines += [
         "};\n",
-        "// KernelArgs has room for the largest neuron and surrogate.",
-        f"static_assert({max(len(n.states) for n in NEURONS)} <= kMaxStates);",
-        f"static_assert({max(len(floats_of(n)) for n in NEURONS)} <= kMaxParams);",
-        f"static_assert({max(len(n.flags()) for n in NEURONS)} <= kMaxFlags);",
-        f"static_assert({max(len(s.parameters) for s in SURROGATES)} <= kMaxSurrogateParams);\n",
+        "// KernelArgs has room for the largest neuron and surrogate that the generator lets pass.",
+        *(f"static_assert({number} <= {limit});" for limit, number in LIMITS.items()),
+        "",
         f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
         f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
         "\n}  // namespace snnkern\n",

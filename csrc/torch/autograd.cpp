@@ -1,6 +1,5 @@
 #include "autograd.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
@@ -13,7 +12,6 @@
 #include <string>
 #include <vector>
 
-#include "../generated/registry.h"
 #include "host.h"
 
 namespace snnkern {
@@ -40,28 +38,10 @@ c10::intrusive_ptr<T> make_node(Args&&... args) {
 c10::intrusive_ptr<Node> self(Node& node) { return node.getptr(); }
 #endif
 
-struct Operators {
-  c10::OperatorHandle forward, train, backward;
-};
-
-const Operators& operators(const NeuronSpec& neuron) {
-  static const auto* all = [] {
-    const auto find = [](const std::string& name) {
-      return c10::Dispatcher::singleton().findSchemaOrThrow(("snnkern::" + name).c_str(), "");
-    };
-    auto* list = new std::vector<Operators>;
-    for (const NeuronSpec& n : kNeurons) {
-      const std::string name = n.name;
-      list->push_back({find(name + "_forward"), find("_" + name + "_train"), find(name + "_backward")});
-    }
-    return list;
-  }();
-  return (*all)[&neuron - kNeurons];
-}
-
 struct Backward : Node {
-  explicit Backward(const NeuronSpec& neuron) : neuron(neuron) {}
+  explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
 
+  const Differentiable& operators;
   const NeuronSpec& neuron;
   std::vector<SavedVariable> tensors;  // those of the arguments, then the checkpoints
   std::vector<c10::IValue> arguments;  // of the forward; tensors are left out
@@ -79,13 +59,15 @@ struct Backward : Node {
     const std::lock_guard<std::mutex> lock(mutex_);
     TORCH_CHECK(!released, torch::autograd::ERR_BACKWARD_TWICE);
     return run(
-        neuron, std::move(grads), arguments, [&](size_t i) { return tensors[i].unpack(self(*this)); },
+        operators, std::move(grads), arguments, [&](size_t i) { return tensors[i].unpack(self(*this)); },
         [&](size_t i) { return task_should_compute_output(i); });
   }
 
   template <class TensorAt, class IsWanted>
-  static variable_list run(const NeuronSpec& neuron, variable_list grads, const std::vector<c10::IValue>& arguments,
-                           const TensorAt& tensor_at, const IsWanted& is_wanted) {
+  static variable_list run(const Differentiable& operators, variable_list grads,
+                           const std::vector<c10::IValue>& arguments, const TensorAt& tensor_at,
+                           const IsWanted& is_wanted) {
+    const NeuronSpec& neuron = operators.neuron;
     const size_t inputs = neuron.differentiable();
     variable_list out(inputs);
     bool any = false;
@@ -100,7 +82,7 @@ struct Backward : Node {
     for (int i = 0; i < neuron.argument_count; ++i) {
       stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
     }
-    operators(neuron).backward.callBoxed(stack);
+    operators.backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
       // What was not given is never wanted.
       if (is_wanted(i)) out[i] = stack[i].toTensor();
@@ -126,10 +108,11 @@ struct Backward : Node {
     packed.pack(unpacked);
     std::vector<bool> wanted;
     for (size_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
-    const auto function = [&neuron = neuron, arguments = arguments, wanted](const variable_list& grads,
-                                                                            const std::vector<c10::IValue>& args) {
+    const auto function = [&operators = operators, arguments = arguments, wanted](
+                              const variable_list& grads, const std::vector<c10::IValue>& args) {
       const auto tensors = compiled::PackedArgs(args).unpack<variable_list>();
-      return run(neuron, grads, arguments, [&](size_t i) { return tensors[i]; }, [&](size_t i) { return wanted[i]; });
+      return run(
+          operators, grads, arguments, [&](size_t i) { return tensors[i]; }, [&](size_t i) { return wanted[i]; });
     };
     const auto& python = compiled::getPyCompilerInterface();
     const auto name = python->bind_function(saved.get_py_compiler(), neuron.name, function, {packed.vec()[0].type()},
@@ -143,6 +126,10 @@ struct Backward : Node {
   }
 };
 
+c10::OperatorHandle find(const char* schema) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("snnkern::" + operator_name(schema)).c_str(), "");
+}
+
 bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
   if (!at::GradMode::is_enabled()) return false;
   return std::any_of(begin, end, [](const c10::IValue& v) { return v.isTensor() && v.toTensor().requires_grad(); });
@@ -150,8 +137,14 @@ bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
 
 }  // namespace
 
-void autograd(const NeuronSpec& neuron, Stack& stack) {
-  const Operators& ops = operators(neuron);
+Differentiable::Differentiable(const NeuronSpec& neuron)
+    : neuron(neuron),
+      forward(find(neuron.forward_schema)),
+      train(find(neuron.train_schema)),
+      backward(find(neuron.backward_schema)) {}
+
+void autograd(const Differentiable& operators, Stack& stack) {
+  const NeuronSpec& neuron = operators.neuron;
   const c10::IValue* values = arguments(neuron, stack, neuron.argument_count);
   variable_list inputs, tensors;  // what gets a gradient, and what is kept
   for (int i = 0; i < neuron.argument_count; ++i) {
@@ -167,18 +160,18 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
   }
   if (!wants_grad(values, values + neuron.argument_count)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    ops.forward.callBoxed(stack);
+    operators.forward.callBoxed(stack);
     return;
   }
 
-  auto node = make_node<Backward>(neuron);
+  auto node = make_node<Backward>(operators);
   node->set_next_edges(torch::autograd::collect_next_edges(inputs));
   for (int i = 0; i < neuron.argument_count; ++i) {
     node->arguments.push_back(is_tensor(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
   }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    ops.train.callBoxed(stack);
+    operators.train.callBoxed(stack);
   }
   const Tensor checkpoints = torch::jit::pop(stack).toTensor();
   for (int i = 0; i < 1 + neuron.states; ++i) {
@@ -192,7 +185,8 @@ void autograd(const NeuronSpec& neuron, Stack& stack) {
 #endif
 }
 
-void autograd_of_backward(const NeuronSpec& neuron, Stack& stack) {
+void autograd_of_backward(const Differentiable& operators, Stack& stack) {
+  const NeuronSpec& neuron = operators.neuron;
   const size_t count = neuron.states + 2 + neuron.argument_count;
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
@@ -204,7 +198,7 @@ void autograd_of_backward(const NeuronSpec& neuron, Stack& stack) {
   }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    operators(neuron).backward.callBoxed(stack);
+    operators.backward.callBoxed(stack);
   }
   if (!forbid) return;
   const auto error = make_node<torch::autograd::Error>(

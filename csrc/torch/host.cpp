@@ -21,16 +21,6 @@
 
 namespace snnkern {
 
-namespace cpu {
-extern const Row<CpuKernel>* const kNeuronTable[std::size(kNeurons)][1];
-extern const CpuSurrogate* const kSurrogateTable[std::size(kSurrogates)][1];
-}  // namespace cpu
-#ifdef SNNKERN_WITH_CUDA
-namespace cuda {
-extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
-}
-#endif
-
 namespace {
 
 using at::Tensor;
@@ -53,9 +43,9 @@ struct Call {
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
   Reset reset = kSoft;
   Dtype dtype = kF32;
-  int surrogate = -1;  // none
-  bool spiking = true, general = false;
-  KernelArgs args = {};  // parameters, flags, store_seq
+  const SurrogateSpec* surrogate = nullptr;
+  bool spiking = true, general = false, finite = true;  // finite: no number that the equations get is infinite
+  KernelArgs args = {};                                 // parameters, flags, store_seq
 
   Call(const NeuronSpec& neuron, const char* role) : neuron(neuron), op(std::string(neuron.name) + role) {}
 };
@@ -73,7 +63,7 @@ std::string text(double number) {
   return digits;
 }
 std::string text(c10::Device device) { return device.str(); }
-std::string text(at::ScalarType type) { return c10::toString(type); }
+std::string text(at::ScalarType type) { return "torch." + std::string(c10::getDtypeNames(type).first); }
 std::string text(c10::SymIntArrayRef sizes) {
   std::string out;
   for (const c10::SymInt& size : sizes) {
@@ -90,7 +80,11 @@ std::string message(const Call& call, Parts&&... parts) {
   return out;
 }
 
+// A value out of its range is a ValueError in Python, a wrong type, also of a tensor's elements, a TypeError, and a
+// wrong shape or device a RuntimeError, as with PyTorch's own operators.
 #define SNNKERN_CHECK(call, condition, ...) TORCH_CHECK(condition, message(call, __VA_ARGS__))
+#define SNNKERN_CHECK_VALUE(call, condition, ...) TORCH_CHECK_VALUE(condition, message(call, __VA_ARGS__))
+#define SNNKERN_CHECK_TYPE(call, condition, ...) TORCH_CHECK_TYPE(condition, message(call, __VA_ARGS__))
 
 const char* dtype_names() { return "float32, float64, float16 or bfloat16"; }
 
@@ -118,19 +112,19 @@ std::string join(const std::vector<std::string>& names) {
 }
 
 // As combinations name it.
-const char* surrogate_name(int surrogate) { return surrogate < 0 ? "none" : kSurrogates[surrogate].name; }
+const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
-int find_surrogate(const Call& call, std::string_view name) {
+const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
-    auto* map = new std::unordered_map<std::string_view, int>;
-    for (size_t i = 0; i < std::size(kSurrogates); ++i) map->emplace(kSurrogates[i].name, static_cast<int>(i));
+    auto* map = new std::unordered_map<std::string_view, const SurrogateSpec*>;
+    for (const SurrogateSpec& s : kSurrogates) map->emplace(s.name, &s);
     return map;
   }();
   const auto found = index->find(name);
   if (found == index->end()) {
     std::vector<std::string> legal;
     for (const SurrogateSpec& s : kSurrogates) legal.emplace_back(s.name);
-    SNNKERN_CHECK(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
+    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
   }
   return found->second;
 }
@@ -140,15 +134,16 @@ void check_x(Call& call) {
   SNNKERN_CHECK(call, x.dim() >= 2, "x_seq must be [T, N, ...] with at least 2 dimensions, got ", x.dim(),
                 x.dim() == 1 ? " dimension" : " dimensions");
   const auto dtype = dtype_of(x.scalar_type());
-  SNNKERN_CHECK(call, dtype, "x_seq must be ", dtype_names(), ", got ", x.scalar_type());
+  SNNKERN_CHECK_TYPE(call, dtype, "x_seq must be ", dtype_names(), ", got ", x.scalar_type());
   call.dtype = *dtype;
   TORCH_SYM_CHECK(x.sym_size(0).sym_ge(1), "snnkern.", call.op, ": x_seq must have T >= 1 time steps, got T = 0");
 }
 
-void check_tensor(const Call& call, const char* name, const Tensor& t) {
+void check_tensor(const Call& call, const char* name, const Tensor& t, const std::string& given = "") {
   SNNKERN_CHECK(call, t.device() == call.x.device(), name, " must be on the device of x_seq, ", call.x.device(),
-                ", got ", t.device());
-  SNNKERN_CHECK(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type());
+                ", got ", t.device(), given);
+  SNNKERN_CHECK_TYPE(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type(),
+                     given);
 }
 
 void check_sizes(const Call& call, const char* name, const Tensor& t, c10::SymIntArrayRef want, const char* what) {
@@ -164,36 +159,48 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
               every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
 }
 
-// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0].
+// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0]. Messages name it as the
+// functions and modules do, and then the operator's argument: "tau must be ..., got 0.5 (decay_tensor)".
 void check_parameter(const Call& call, const Argument& argument, const Tensor& t) {
-  check_tensor(call, argument.name, t);
+  const bool is_own = argument.kind == Kind::kLearned;
+  const char* name = is_own ? argument.name : argument.parameter;
+  const std::string given = is_own ? "" : std::string(" (") + argument.name + ")";
+  check_tensor(call, name, t, given);
   const auto want = call.x.sym_sizes().slice(1), got = t.sym_sizes();
   bool fits = got.size() <= want.size();
   for (size_t d = 0; fits && d < got.size(); ++d) {
     const c10::SymInt& size = got[got.size() - 1 - d];
     fits = TORCH_GUARD_OR_FALSE(size.sym_eq(1)) || TORCH_GUARD_OR_TRUE(size.sym_eq(want[want.size() - 1 - d]));
   }
-  SNNKERN_CHECK(call, fits, argument.name, " must broadcast against x_seq[0], ", want, "; got shape ", got);
-  const bool limited = argument.range.low != -kInfinity || argument.range.high != kInfinity;
-  if (!limited || !t.is_cpu() || t.is_meta() || t.numel() == 0)
+  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want, "; got shape ", got, given);
+  const Range& range = argument.range;
+  if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
-  for (const Tensor& extreme : {t.min(), t.max()}) {
-    const double value = extreme.to(at::kDouble).item<double>();
-    SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
-  }
+  const auto check = [&](const Tensor& element) {
+    double value = element.to(at::kDouble).item<double>();
+    if (argument.inverse) value = 1 / value;
+    SNNKERN_CHECK_VALUE(call, range.holds(value), name, " must be ", range.text, ", got ", value, given);
+  };
+  check(argument.inverse ? t.max() : t.min());
+  check(argument.inverse ? t.min() : t.max());
+  if (!range.integer) return;
+  const Tensor broken = t.masked_select(t.ne(t.floor()));
+  if (broken.numel() > 0) check(broken[0]);
 }
 
 // Kernels compute with the number in the state dtype, where it must not become infinite.
 void check_number(const Call& call, const std::string& name, const Range& range, double number) {
-  SNNKERN_CHECK(call, range.holds(number), name, " must be ", range.text, ", got ", number);
-  SNNKERN_CHECK(call, call.dtype == kF64 || std::abs(number) <= std::numeric_limits<float>::max(), name,
-                " must be within the range of float32 for x_seq of ", call.x.scalar_type(), ", got ", number);
+  SNNKERN_CHECK_VALUE(call, range.holds(number), name, " must be ", range.text, ", got ", number);
+  const bool fits = std::abs(number) <= std::numeric_limits<float>::max() || std::isinf(number);
+  SNNKERN_CHECK_VALUE(call, call.dtype == kF64 || fits, name, " must be within the range of float32 for x_seq of ",
+                      call.x.scalar_type(), ", got ", number);
 }
 
 void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double> given) {
-  const SurrogateSpec& spec = kSurrogates[call.surrogate];
-  SNNKERN_CHECK(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ", spec.param_count,
-                spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name, "', got ", given.size());
+  const SurrogateSpec& spec = *call.surrogate;
+  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ",
+                      spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
+                      "', got ", given.size());
   for (int i = 0; i < spec.param_count; ++i) {
     const SurrogateParam& p = spec.params[i];
     check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + spec.name + "'", p.range, given[i]);
@@ -202,7 +209,7 @@ void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double
 }
 
 void read_surrogate_params(Call& call, const c10::IValue& value) {
-  const SurrogateSpec& spec = kSurrogates[call.surrogate];
+  const SurrogateSpec& spec = *call.surrogate;
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
   if (!value.isNone()) set_surrogate_params(call, "surrogate_params", value.toDoubleVector());
 }
@@ -229,8 +236,8 @@ void check_conventions(const Call& call) {
     if (name == "max_spikes") most = call.args.params[param];
     ++param;
   }
-  SNNKERN_CHECK(call, call.spiking, "spiking=False needs ", join(names), " at their defaults");
-  SNNKERN_CHECK(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
+  SNNKERN_CHECK_VALUE(call, call.spiking, "spiking=False needs ", join(names), " at their defaults");
+  SNNKERN_CHECK_VALUE(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
 }
 
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
@@ -253,8 +260,8 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         if (value.isNone()) break;
         call.general |= argument.is_convention;
         check_parameter(call, argument, call.parameters.back().tensor);
-        SNNKERN_CHECK(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor", argument.name,
-                      " needs a hard reset: v_reset must be a number, got None");
+        SNNKERN_CHECK_VALUE(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor",
+                            argument.name, " needs a hard reset: v_reset must be a number, got None");
         break;
       case Kind::kState:
         call.init.push_back(value.isNone() ? Tensor() : value.toTensor());
@@ -272,7 +279,9 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
           number = value.toDouble();
           check_number(call, argument.name, argument.range, number);
         }
-        call.args.params[param++] = argument.inverse ? 1 / number : number;
+        number = argument.inverse ? 1 / number : number;
+        call.args.params[param++] = number;
+        call.finite &= argument.is_convention || std::isfinite(number);
         call.general |= argument.is_convention && number != argument.usual;
         break;
       }
@@ -282,7 +291,7 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         break;
       case Kind::kSurrogate:
         call.surrogate = find_surrogate(call, value.toStringView());
-        call.args.surrogate_id = call.surrogate;
+        call.args.surrogate_id = call.surrogate->index;
         break;
       case Kind::kSurrogateParams:
         read_surrogate_params(call, value);
@@ -301,11 +310,11 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   for (int k = 0; k < neuron.states; ++k) {
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
-  SNNKERN_CHECK(call, call.spiking || kSurrogates[call.surrogate].has_primitive,
-                "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
-                "' has none");
-  SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
-                "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
+  SNNKERN_CHECK_VALUE(call, call.spiking || call.surrogate->has_primitive,
+                      "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
+                      "' has none");
+  SNNKERN_CHECK_TYPE(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
+                     "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
   if (call.general) check_conventions(call);
   return call;
 }
@@ -382,13 +391,11 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
-  const bool is_lean = !tensors && !call.general && call.spiking;
-  const size_t neuron = &call.neuron - kNeurons;
+  const bool is_lean = !tensors && !call.general && call.spiking && call.finite;
   const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
-    const Row<CpuKernel>* row = cpu::kNeuronTable[neuron][0];
-    const CpuKernel kernel = look_up(row, is_lean ? lean : whole, call.reset, call.dtype);
-    const CpuSurrogate* surrogate = needs_surrogate ? cpu::kSurrogateTable[call.surrogate][0] : nullptr;
+    const CpuKernel kernel = look_up(*call.neuron.cpu, is_lean ? lean : whole, call.reset, call.dtype);
+    const CpuSurrogate* surrogate = needs_surrogate ? *call.surrogate->cpu : nullptr;
     check_built(call, kernel && (surrogate || !needs_surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
@@ -399,8 +406,8 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
-  const auto& rows = cuda::kTable[neuron];
-  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate + 1 : 0];
+  const auto rows = call.neuron.cuda;
+  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
   CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
   if (!kernel) kernel = look_up(own, whole, call.reset, call.dtype);
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
@@ -554,18 +561,21 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
 namespace {
 
-// What has_kernel(neuron, surrogate, reset, dtype) says is there; surrogate -1 is none.
+// What has_kernel(neuron, surrogate, reset, dtype) says is there; the surrogate may be null.
 template <class HasKernel>
 std::vector<std::string> list(const HasKernel& has_kernel) {
   std::vector<std::string> out;
-  for (int n = 0; n < static_cast<int>(std::size(kNeurons)); ++n) {
-    const int first = kNeurons[n].has_surrogate ? 0 : -1;
-    const int end = kNeurons[n].has_surrogate ? static_cast<int>(std::size(kSurrogates)) : 0;
-    for (int s = first; s < end; ++s) {
+  for (const NeuronSpec& neuron : kNeurons) {
+    std::vector<const SurrogateSpec*> surrogates;
+    if (neuron.has_surrogate)
+      for (const SurrogateSpec& s : kSurrogates) surrogates.push_back(&s);
+    else
+      surrogates.push_back(nullptr);
+    for (const SurrogateSpec* s : surrogates) {
       for (int r = 0; r < kResets; ++r) {
         for (int d = 0; d < kDtypes; ++d) {
-          if (has_kernel(n, s, r, d))
-            out.push_back(std::string(kNeurons[n].name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
+          if (has_kernel(neuron, s, r, d))
+            out.push_back(std::string(neuron.name) + ":" + surrogate_name(s) + ":" + kResetNames[r] + ":" +
                           kDtypeNames[d]);
         }
       }
@@ -578,14 +588,14 @@ std::vector<std::string> list(const HasKernel& has_kernel) {
 
 std::vector<std::string> compiled_combinations(const std::string& device) {
   if (device == "cpu") {
-    return list([](int n, int s, int r, int d) {
-      return (s < 0 || cpu::kSurrogateTable[s][0]) && look_up(cpu::kNeuronTable[n][0], kTensorBackward, r, d);
+    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return (!s || *s->cpu) && look_up(*neuron.cpu, kTensorBackward, r, d);
     });
   }
 #ifdef SNNKERN_WITH_CUDA
   if (device == "cuda") {
-    return list([](int n, int s, int r, int d) {
-      return cuda::kTable[n][s + 1] && look_up(cuda::kTable[n][0], kTensorBackward, r, d);
+    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return neuron.cuda[s ? s->index + 1 : 0] && look_up(neuron.cuda[0], kTensorBackward, r, d);
     });
   }
 #endif

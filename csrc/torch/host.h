@@ -3,11 +3,17 @@
 #pragma once
 #include <ATen/core/stack.h>
 
+#include <cstring>
+#include <string>
+
 #include "spec.h"
 
 namespace snnkern {
 
 using torch::jit::Stack;
+
+// The name of the operator that a schema defines.
+inline std::string operator_name(const char* schema) { return {schema, std::strchr(schema, '(')}; }
 
 // The last `count` values of the stack. A C++ caller whose signature is not that of the schema may have put fewer
 // there.

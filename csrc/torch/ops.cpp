@@ -2,8 +2,11 @@
 //   lif_forward    public; records a node under autograd
 //   _lif_train     lif_forward that also returns the checkpoints which lif_backward needs
 //   lif_backward   the gradients of lif_forward
+// and, for the modules in TorchScript,
+//   _in_backward   whether a backward pass runs on this thread
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include <string>
@@ -16,55 +19,62 @@ namespace {
 
 using namespace snnkern;
 
-template <void (*function)(const NeuronSpec&, torch::jit::Stack&)>
-torch::CppFunction boxed(const NeuronSpec& neuron) {
+template <auto function, class Neuron>
+torch::CppFunction boxed(const Neuron& neuron) {
   struct Kernel : c10::OperatorKernel {
-    explicit Kernel(const NeuronSpec& neuron) : neuron(neuron) {}
+    explicit Kernel(const Neuron& neuron) : neuron(neuron) {}
     void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
       function(neuron, *stack);
     }
-    const NeuronSpec& neuron;
+    const Neuron& neuron;
   };
   return torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Kernel>(neuron));
 }
 
 struct Names {
   explicit Names(const NeuronSpec& neuron)
-      : forward(std::string(neuron.name) + "_forward"),
-        train(std::string("_") + neuron.name + "_train"),
-        backward(std::string(neuron.name) + "_backward") {}
+      : forward(operator_name(neuron.forward_schema)),
+        train(operator_name(neuron.train_schema)),
+        backward(operator_name(neuron.backward_schema)) {}
   std::string forward, train, backward;
 };
 
-void define(torch::Library& m) {
-  for (const NeuronSpec& neuron : kNeurons) {
-    for (const char* schema : {neuron.forward_schema, neuron.train_schema, neuron.backward_schema})
-      m.def(schema, {at::Tag::pt2_compliant_tag});
-  }
+void define(torch::Library& m, const NeuronSpec& neuron) {
+  for (const char* schema : {neuron.forward_schema, neuron.train_schema, neuron.backward_schema})
+    m.def(schema, {at::Tag::pt2_compliant_tag});
 }
 
-void implement(torch::Library& m) {
-  for (const NeuronSpec& neuron : kNeurons) {
-    const Names names(neuron);
-    m.impl(names.forward.c_str(), boxed<&forward>(neuron));
-    m.impl(names.train.c_str(), boxed<&train>(neuron));
-    m.impl(names.backward.c_str(), boxed<&backward>(neuron));
-  }
+// On one device, or Meta.
+void implement(torch::Library& m, const NeuronSpec& neuron) {
+  const Names names(neuron);
+  m.impl(names.forward.c_str(), boxed<&forward>(neuron));
+  m.impl(names.train.c_str(), boxed<&train>(neuron));
+  m.impl(names.backward.c_str(), boxed<&backward>(neuron));
 }
 
-void implement_autograd(torch::Library& m) {
-  for (const NeuronSpec& neuron : kNeurons) {
-    const Names names(neuron);
-    m.impl(names.forward.c_str(), boxed<&autograd>(neuron));
-    m.impl(names.train.c_str(), torch::autograd::autogradNotImplementedFallback());
-    m.impl(names.backward.c_str(), boxed<&autograd_of_backward>(neuron));
-  }
+// After `define`.
+void implement_autograd(torch::Library& m, const NeuronSpec& neuron) {
+  const Names names(neuron);
+  const auto& operators = *new Differentiable(neuron);  // graphs may outlive the library
+  m.impl(names.forward.c_str(), boxed<&autograd>(operators));
+  m.impl(names.train.c_str(), torch::autograd::autogradNotImplementedFallback());
+  m.impl(names.backward.c_str(), boxed<&autograd_of_backward>(operators));
+}
+
+template <class Function>
+void for_all(torch::Library& m, const Function& function) {
+  for (const NeuronSpec& neuron : kNeurons) function(m, neuron);
 }
 
 }  // namespace
 
-TORCH_LIBRARY(snnkern, m) { define(m); }
-TORCH_LIBRARY_IMPL(snnkern, CPU, m) { implement(m); }
-TORCH_LIBRARY_IMPL(snnkern, CUDA, m) { implement(m); }
-TORCH_LIBRARY_IMPL(snnkern, Meta, m) { implement(m); }
-TORCH_LIBRARY_IMPL(snnkern, Autograd, m) { implement_autograd(m); }
+TORCH_LIBRARY(snnkern, m) {
+  for_all(m, define);
+  // CONSERVATIVE: without an argument, TorchScript would take it for a constant.
+  m.def(torch::schema("_in_backward() -> bool", c10::AliasAnalysisKind::CONSERVATIVE),
+        [] { return torch::autograd::get_current_graph_task_id() != -1; });
+}
+TORCH_LIBRARY_IMPL(snnkern, CPU, m) { for_all(m, implement); }
+TORCH_LIBRARY_IMPL(snnkern, CUDA, m) { for_all(m, implement); }
+TORCH_LIBRARY_IMPL(snnkern, Meta, m) { for_all(m, implement); }
+TORCH_LIBRARY_IMPL(snnkern, Autograd, m) { for_all(m, implement_autograd); }

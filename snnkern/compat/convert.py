@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .._networks import Foreign
+from .._nn import MultiStep
+
 # A table is imported only for a library that is there already.
 TABLES = {
     library: f"{__package__}.from_{library.partition('.')[0]}"
@@ -23,7 +26,7 @@ TABLES = {
 }
 
 
-class Converted:
+class Converted(Foreign):
     """Base of the converted neurons."""
 
     def _get_name(self) -> str:
@@ -35,6 +38,14 @@ class Converted:
     if TYPE_CHECKING:  # the rest is in the class of the library
 
         def __getattr__(self, name: str) -> Any: ...
+
+
+def number(value: Any) -> Any:
+    """A scalar on the CPU that is not learned as a number, which costs an operator less; torch.compile would not read it."""
+    free = (
+        isinstance(value, torch.Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.requires_grad
+    )
+    return value.item() if free and not torch.compiler.is_compiling() else value
 
 
 class Table(Protocol):
@@ -93,7 +104,7 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         net = _copy(net)
     neurons = 0
     for module in net.modules():
-        neurons += isinstance(module, Converted)
+        neurons += isinstance(module, (Foreign, MultiStep))
         for table in tables:
             converted = table.CONVERTED.get(type(module))
             if converted is not None and table.refusal(module) is None:

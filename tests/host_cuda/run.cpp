@@ -6,12 +6,9 @@
 #include <cstdlib>
 #include <iterator>
 
+#define SNNKERN_WITH_CUDA
 #include "generated/registry.h"
 #include "kernels/multistep.h"
-
-namespace snnkern::cuda {
-extern const Row<CudaKernel>* const kTable[std::size(kNeurons)][std::size(kSurrogates) + 1];
-}
 
 using namespace snnkern;
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import functional
 from ... import surrogate as surrogates
+from ..._networks import Foreign
 from ..._surrogate import Surrogate
 
 # The modules whose surrogates are meant by their names.
@@ -66,6 +67,7 @@ NODES: dict[str, Node] = {
     ),
     "ComplementaryLIFNode": Node(functional.clif, _same("tau", "v_threshold"), _same("v", "m")),
     "CUBALIFNode": Node(functional.cuba, {"alpha": "c_decay", "beta": "v_decay", **FIRING}, {"v": "v", "i": "c"}),
+    "TernaryLIFNode": Node(functional.ternary_lif, {**LEAK, "v_threshold_neg": "v_threshold", **FIRING}),
     "SimpleIFNode": Node(functional.if_, FIRING),
     "SimpleLIFNode": Node(functional.lif, {**LEAK, **FIRING}),
     "HalfThresholdIFNode": Node(functional.if_, FIRING),
@@ -86,7 +88,7 @@ def spike_surrogate(function: Any) -> Surrogate:
             f"its surrogate function {getattr(function, '__name__', cls.__name__)} is not one of snnkern's"
         )
     values = {f.name: getattr(function, f.name) for f in fields(ours)}
-    return ours(**values)  # type: ignore[no-any-return]
+    return ours(**values)
 
 
 def _key(function: Any) -> tuple[Any, ...]:
@@ -95,13 +97,14 @@ def _key(function: Any) -> tuple[Any, ...]:
     return type(function), *values.items()
 
 
-class Fused:
+class Fused(Foreign):
     """The steps of a neuron: its attributes are read at every call, since SpikingJelly's users change them."""
 
     fused: ClassVar[Node]
     surrogate_function: Any
     _memories_rv: dict[str, Any]
     v_seq: Any
+    reset: Callable[[], None]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         return self._run(x.unsqueeze(0), several=False).squeeze(0)
@@ -110,6 +113,11 @@ class Fused:
         return self._run(x_seq, several=True)
 
     def _run(self, x_seq: Tensor, several: bool) -> Tensor:
+        if x_seq.dim() == 1:  # a single neuron: the operators take neurons by the row
+            spikes = self._run(x_seq.unsqueeze(-1), several)
+            for name in self.fused.states.values():
+                setattr(self, name, getattr(self, name).squeeze(-1))
+            return spikes.squeeze(-1)
         states = self.fused.states
         arguments: dict[str, Any] = {f"{ours}_init": self._start(name, x_seq[0]) for ours, name in states.items()}
         for ours, value in self.fused.arguments.items():
@@ -129,7 +137,16 @@ class Fused:
             self.v_seq = torch.cat((before, sequences[0])) if kept else sequences[0]
         if several and stores_all:
             self.state_seqs = sequences
-        return spikes  # type: ignore[no-any-return]
+        return spikes
+
+    def _reset_states(self) -> None:
+        self.reset()
+
+    def _detach_states(self) -> None:
+        for name in [*self.fused.states.values(), "v_seq"]:
+            value = getattr(self, name, None)
+            if isinstance(value, Tensor):
+                setattr(self, name, value.detach())
 
     def _start(self, name: str, x: Tensor) -> Tensor | None:
         """A state as the operator takes it: SpikingJelly has a number before the first step, and after another batch size."""

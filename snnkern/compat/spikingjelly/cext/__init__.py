@@ -1,0 +1,5 @@
+"""The names of spikingjelly.cext."""
+
+from . import neuron
+
+__all__ = ["neuron"]
