@@ -45,7 +45,7 @@ def _listed(code: str, outputs: list[float]) -> list[str]:
     """A line that shows these outputs, and what it prints: rounded, if float32 does not hold them."""
     if all(struct.unpack("f", struct.pack("f", x)) == (x,) for x in outputs):
         return [f">>> {code}", repr(outputs)]
-    return [f">>> [round(v, 3) for v in {code}]{comment}", repr([round(x, 3) for x in outputs])]
+    return [f">>> [round(v, 3) for v in {code}]", repr([round(x, 3) for x in outputs])]
 
 
 def surrogate_example(surrogate: type[Surrogate]) -> list[str]:
