@@ -345,7 +345,7 @@ bool is_time_major(const Tensor& x) {
 }
 
 // x as kernels work on it: itself where it is dense, unless the neurons of a step lie in pieces of less than a cache
-// line. Those are quicker to copy.
+// line, of which each step would read a part.
 Tensor workable(const Tensor& x) {
   if (!x.is_non_overlapping_and_dense()) return x.contiguous();
   if (is_time_major(x)) return x;
