@@ -201,8 +201,9 @@ __device__ __forceinline__ Lanes<R, S, V> entry_states(const KernelArgs& a, cons
 
 // Neurons are counted in 64 bits: T * N may pass 2^31.
 template <int V>
-__device__ __forceinline__ int64_t first_neuron() {
-  return (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V;
+__device__ __forceinline__ int64_t first_neuron(bool reversed) {
+  const unsigned block = reversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+  return (int64_t(block) * blockDim.x + threadIdx.x) * V;
 }
 
 // How many of the C steps from `start` there are.
@@ -210,15 +211,35 @@ __device__ __forceinline__ int steps_left(const KernelArgs& a, int64_t start, in
   return a.T - start < C ? static_cast<int>(a.T - start) : C;
 }
 
+// What lies between the sequences and the steps: here nothing, in norm.cuh a BatchNorm. A stage has rows of its own, C at
+// a time, of the steps from `start` on of which `steps` are left.
+template <class T, int V, int C>
+struct Direct {
+  using Row = Numbers<real_t<T>, V>;
+  static constexpr bool kLean = false;      // no sequence but x, the spikes, and the gradients in these
+  static constexpr bool kReversed = false;  // the last neurons first
+  static constexpr bool kStores = true;     // the gradients in the input are wanted
+
+  __device__ __forceinline__ Direct(const KernelArgs&, int64_t) {}
+  __device__ __forceinline__ void load(const KernelArgs&, int64_t, int, int64_t) {}
+  // The input of a step, of C, whose row in x is given. In the forward pass all steps in order.
+  __device__ __forceinline__ Row input(int, const Row& x) { return x; }
+  // BPTT: when the first loads are on their way; before the steps of a group; and what the gradient in the input becomes.
+  __device__ __forceinline__ void begin(const KernelArgs&, int64_t) {}
+  __device__ __forceinline__ void load_gradients(const KernelArgs&, int64_t, int, int64_t) {}
+  __device__ __forceinline__ Row gradient(int, bool, const Packed<T, V>&, const Row& gy) { return gy; }
+};
+
 // kAhead rows of the input are loaded while the kAhead rows before them are worked on.
-template <class Neuron, class Surrogate, class T, int V, int kAhead>
+template <class Neuron, class Surrogate, class T, int V, int kAhead, template <class, int, int> class StageOf = Direct>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
                    const Surrogate surrogate) {
   using R = real_t<T>;
+  using Stage = StageOf<T, V, kGroup>;
   constexpr int S = Neuron::kStates;
   static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
-  const int64_t first = first_neuron<V>();
+  const int64_t first = first_neuron<V>(Stage::kReversed);
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
   const Parameters<Neuron, R, V> parameters(common, a, first);
@@ -235,10 +256,11 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   Column<T, V> spikes(a.spike, 0, a.inner, origin);
-  Column<R, V> sequence[S];
+  Column<R, V> sequence[S > 0 ? S : 1];
 #pragma unroll
   for (int k = 0; k < S; ++k) sequence[k] = Column<R, V>(a.state[k], 0, a.inner, origin);
   load(0, x);
+  Stage stage(a, first);
   for (int64_t start = 0; start < a.T; start += kAhead) {
     Packed<T, V> next[kAhead];
     load(start + kAhead, next);
@@ -251,19 +273,20 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
       }
+      stage.load(a, t, steps - group, origin);
       const auto step = [&](int j) {
-        const Numbers<R, V> input = unpack<T, V>(x[group + j]);
+        const Numbers<R, V> input = stage.input(j, unpack<T, V>(x[group + j]));
         Numbers<R, V> fired;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-          R s[S];
+          R s[S > 0 ? S : 1];
           states.get(v, s);
           fired.lane[v] = Neuron::template forward<R>(parameters.of(v), surrogate, input.lane[v], s);
           states.set(v, s);
         }
         spikes.store(pack<T, V>(fired));
         spikes.down();
-        if (a.store_seq) {
+        if (!Stage::kLean && a.store_seq) {
 #pragma unroll
           for (int k = 0; k < S; ++k) {
             sequence[k].store(pack<R, V>(states.row[k]));
@@ -283,7 +306,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) x[j] = next[j];
   }
-  if (!a.store_seq) {
+  if (Stage::kLean || !a.store_seq) {
 #pragma unroll
     for (int k = 0; k < S; ++k) states.store(k, a.state[k], 0, a, first);
   }
@@ -299,17 +322,16 @@ constexpr int blocks_wanted() {
   return Neuron::kTape <= 2 && V * Neuron::kStates <= 4 && Neuron::kGradients <= 4 ? 3 : 1;
 }
 
-// Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
-// tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
-template <class Neuron, class Surrogate, class T, int V, int C>
-__global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
-    backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
-                    const Surrogate surrogate) {
+// BPTT of the V neurons from `first` on. Chunks of C steps, from the last to the first: a chunk is run forward from the
+// states that entered it, which leaves a tape in registers, and then back. C is the checkpoint period, or T <= C and
+// there is one chunk.
+template <class Neuron, class T, int V, int C, class Surrogate, class Stage>
+__device__ __forceinline__ void bptt(const KernelArgs& a,
+                                          const typename Neuron::template Params<real_t<T>>& common,
+                                          const Surrogate& surrogate, int64_t first, Stage& stage) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kGradients;
   static_assert(C % kGroup == 0);
-  const int64_t first = first_neuron<V>();
-  if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
   const Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
@@ -317,7 +339,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
   for (int k = 0; k < S; ++k) {
     grad.fill(k, R(0));
-    if (a.grad_state[k] && !a.store_seq) grad.load(k, a.grad_state[k], 0, a, first);
+    if (a.grad_state[k] && (Stage::kLean || !a.store_seq)) grad.load(k, a.grad_state[k], 0, a, first);
   }
 #pragma unroll
   for (int k = 0; k < L; ++k) grad_param.fill(k, R(0));
@@ -335,6 +357,8 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       x_row.down();
       grad_row.down();
     }
+    stage.load(a, start, steps, origin);
+    stage.begin(a, first);
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -342,10 +366,10 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
-        const Numbers<R, V> input = unpack<T, V>(x[j]);
+        const Numbers<R, V> input = stage.input(j, unpack<T, V>(x[j]));
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-          R s[S], note[K > 0 ? K : 1];
+          R s[S > 0 ? S : 1], note[K > 0 ? K : 1];
           states.get(v, s);
           Neuron::template record<R>(parameters.of(v), surrogate, input.lane[v], s, note);
           states.set(v, s);
@@ -357,6 +381,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
     for (int group = C - kGroup; group >= 0; group -= kGroup) {
       if (group >= steps) continue;
       Column<T, V> grad_x(a.grad_x, start + group + kGroup - 1, a.inner, origin);
+      stage.load_gradients(a, start + group, steps - group, origin);
       Lanes<R, S, V> incoming[kGroup];
 #pragma unroll
       for (int k = 0; k < S; ++k) {
@@ -364,7 +389,8 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
         for (int j = 0; j < kGroup; ++j) {
           incoming[j].fill(k, R(-0.0));  // adding it changes nothing, not even a zero's sign
-          if (a.store_seq && a.grad_state[k] && group + j < steps) incoming[j].row[k] = unpack<R, V>(column.load());
+          if (!Stage::kLean && a.store_seq && a.grad_state[k] && group + j < steps)
+            incoming[j].row[k] = unpack<R, V>(column.load());
           column.down();
 #pragma unroll
           for (int v = 0; v < V; ++v) opaque(incoming[j].row[k].lane[v]);
@@ -377,12 +403,13 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
         Numbers<R, V> gx;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-          R note[K > 0 ? K : 1], g[S], gp[L > 0 ? L : 1], old[S], old_param[L > 0 ? L : 1];
+          R note[K > 0 ? K : 1], g[S > 0 ? S : 1], gp[L > 0 ? L : 1], old[S > 0 ? S : 1], old_param[L > 0 ? L : 1];
           tape[j].get(v, note);
           grad.get(v, old);
           grad_param.get(v, old_param);
 #pragma unroll
-          for (int k = 0; k < S; ++k) g[k] = old[k] = old[k] + incoming[j - group].row[k].lane[v];
+          for (int k = 0; k < S; ++k)
+            g[k] = old[k] = Stage::kLean ? old[k] : old[k] + incoming[j - group].row[k].lane[v];
 #pragma unroll
           for (int k = 0; k < L; ++k) gp[k] = old_param[k];
           gx.lane[v] = Neuron::template backward<R>(parameters.of(v), surrogate, note, gs.lane[v], g, gp);
@@ -393,7 +420,8 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
           grad.set(v, g);
           grad_param.set(v, gp);
         }
-        if (real) grad_x.store(pack<T, V>(gx));
+        gx = stage.gradient(j - group, real, x[j], gx);
+        if (real && (Stage::kStores || a.grad_x)) grad_x.store(pack<T, V>(gx));
         grad_x.up();
       }
     }
@@ -410,12 +438,24 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
     if (a.grad_param[k]) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
+template <class Neuron, class Surrogate, class T, int V, int C, template <class, int, int> class StageOf = Direct>
+__global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
+    backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                    const Surrogate surrogate) {
+  using Stage = StageOf<T, V, C>;
+  const int64_t first = first_neuron<V>(Stage::kReversed);
+  if (first >= a.N) return;
+  Stage stage(a, first);
+  bptt<Neuron, T, V, C>(a, common, surrogate, first, stage);
+}
+
 // Whether every row of every tensor may be read in vectors of V.
 template <class T>
 bool vectors_fit(const KernelArgs& a, int V) {
   if (a.inner % V) return false;
   uintptr_t bits = 0;
-  for (const void* p : {a.x, static_cast<const void*>(a.spike), a.grad_spike, static_cast<const void*>(a.grad_x)})
+  for (const void* p : {a.x, static_cast<const void*>(a.spike), a.grad_spike, static_cast<const void*>(a.grad_x),
+                        a.norm.residual, static_cast<const void*>(a.norm.y), a.norm.grad_y})
     bits |= reinterpret_cast<uintptr_t>(p);
   if (bits % (sizeof(T) * V < 16 ? sizeof(T) * V : 16)) return false;
   bits = reinterpret_cast<uintptr_t>(a.checkpoints);

@@ -31,6 +31,12 @@ enum Pass {
   kSmoothBackward,
   kGeneralForward,
   kGeneralBackward,
+  // On CUDA, a plain pass with a BatchNorm in front, whose gradient needs sums of that in the neuron's input: BPTT runs
+  // twice, for the sums and for the gradient; or once, and stores what it finds.
+  kNormForward,
+  kNormSums,
+  kNormBackward,
+  kNormWhole,
   kPasses
 };
 
@@ -47,6 +53,22 @@ constexpr int64_t checkpoint_count(int64_t T) { return (T - 1) / kCheckpointPeri
 struct ParamTensor {
   const void* data;  // null: a number
   int64_t inner, size;
+};
+
+// A BatchNorm in front of a neuron, which then gets y = (x - mean) scale + bias [+ residual], scale = weight / sqrt(var +
+// eps). Neuron n is in channel n / inner % size. Tensors are [size] of the state dtype, and sequences have x's dtype.
+struct NormArgs {
+  int64_t size, inner;  // size 0: there is none
+  double eps;
+  const void *mean, *var, *weight, *bias;  // weight, bias: null for 1 and 0
+  const void* residual;
+  void* y;             // y itself, where it is a result
+  const void* grad_y;  // the gradient in that result
+  void* statistics;    // [3, size]: mean, var and unbiased var of x
+  void* sums;          // [2, size]: of gy and gy (x - mean) / sqrt(var + eps), where gy is the gradient in y. Null where
+                       // mean and var are not of x: they are no part of the gradient then.
+  double count;        // values a channel that these are of
+  void* partial;       // room for what is added up
 };
 
 // Sequences are [N / inner, T, inner] in storage order: with time outermost, inner is N; with the batch first, a row of
@@ -73,6 +95,7 @@ struct KernelArgs {
   int64_t flags[kMaxFlags];  // 0 or -1
   int32_t surrogate_id;
   double surrogate[kMaxSurrogateParams];
+  NormArgs norm;
 };
 
 // 16-bit floating-point storage; arithmetic is in float.
