@@ -58,11 +58,19 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
     return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]
 
 
-def _register() -> None:
+_registered: set[Operator] = set()
+
+
+def register() -> None:
+    """Registers what is not yet, if torch.distributed.tensor has been imported."""
+    if _MODULE not in sys.modules:
+        return
     from torch.distributed.tensor.experimental import register_sharding
 
     for operator in OPERATORS:
-        register_sharding(operator.overload)(functools.partial(_sharding, operator))
+        if operator not in _registered:
+            register_sharding(operator.overload)(functools.partial(_sharding, operator))
+            _registered.add(operator)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
@@ -91,6 +99,6 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 if _MODULE in sys.modules:
-    _register()
+    register()
 else:
-    sys.meta_path.insert(0, _WhenImported(_MODULE, _register))
+    sys.meta_path.insert(0, _WhenImported(_MODULE, register))

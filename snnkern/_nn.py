@@ -14,10 +14,10 @@ import torch.fx
 from torch import Tensor
 
 from ._states import State, check_start, is_start_to_check, states_of
+from ._specification import NEURONS
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
 from .codegen.specification.base import Neuron
-from .codegen.specification.neurons import NEURONS
 
 
 def recorder() -> str:
@@ -71,7 +71,7 @@ class MultiStep(torch.nn.Module):
     def __init_subclass__(cls, neuron: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if neuron:
-            cls._bind(next(n for n in NEURONS if n.name == neuron))
+            cls._bind(NEURONS[neuron])
 
     @classmethod
     def _bind(cls, neuron: type[Neuron]) -> None:

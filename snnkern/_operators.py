@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ._specification import NEURONS
 from .codegen.specification.base import Neuron
-from .codegen.specification.neurons import NEURONS
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,12 @@ class Operator:
         return 1 if name.endswith("_seq") or name == "checkpoints" else 0
 
 
-OPERATORS = tuple(
-    Operator(n, getattr(torch.ops.snnkern, name.format(n.name)).default)
-    for n in NEURONS
-    for name in ("{}_forward", "_{}_train", "{}_backward")
-)
+ROLES = ("{}_forward", "_{}_train", "{}_backward")
+
+
+def operators_of(neuron: type[Neuron]) -> list[Operator]:
+    return [Operator(neuron, getattr(torch.ops.snnkern, role.format(neuron.key())).default) for role in ROLES]
+
+
+OPERATORS = [operator for neuron in NEURONS.values() for operator in operators_of(neuron)]
+"""All of them; a neuron that is defined at run time adds its own."""

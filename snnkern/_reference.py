@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from ._parameters import inverse
+from ._specification import NEURONS
 from ._surrogate import Surrogate
 from .codegen.specification.base import CONVENTIONS, Step, blend
-from .codegen.specification.neurons import NEURONS
-
-_BY_NAME = {n.name: n for n in NEURONS}
 
 
 class _Fire(torch.autograd.Function):
@@ -75,7 +73,7 @@ class _Select(torch.autograd.Function):
 
 
 def multistep(
-    name: str,
+    key: str,
     x_seq: Tensor,
     init: list[Tensor | None],
     learned: dict[str, Tensor],
@@ -84,7 +82,7 @@ def multistep(
     store_v_seq: bool,
 ) -> tuple[Tensor, ...]:
     """Runs a neuron over time: (spikes, then each state, the last or all)."""
-    neuron = _BY_NAME[name]
+    neuron = NEURONS[key]
     if x_seq.dim() < 2 or x_seq.shape[0] < 1:
         raise ValueError(f"x_seq must be [T, N, ...] with T >= 1, got shape {tuple(x_seq.shape)}")
     dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32

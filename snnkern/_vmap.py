@@ -53,5 +53,9 @@ def _rule(
     return operator.overload(*(whole(name, value) for name, value in values.items())), to
 
 
+def register(operator: Operator) -> None:
+    torch.library.register_vmap(operator.overload, functools.partial(_rule, operator))
+
+
 for _operator in OPERATORS:
-    torch.library.register_vmap(_operator.overload, functools.partial(_rule, _operator))
+    register(_operator)

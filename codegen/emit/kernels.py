@@ -20,7 +20,15 @@ from ..specification.base import RESETS, Neuron, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
-from .step import any_surrogate_header, kinds, neuron_header, struct_name, surrogate_header
+from .step import (
+    any_surrogate_header,
+    kinds,
+    neuron_code,
+    neuron_header,
+    struct_name,
+    surrogate_code,
+    surrogate_header,
+)
 
 SMOOTH_DTYPES = ("f32", "f64")
 NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
@@ -170,33 +178,43 @@ namespace snnkern::cuda {{
 """
 
 
+def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str) -> str:
+    """The definition of a kernel of a neuron."""
+    of, reset, dtype = kernel
+    kind, is_backward = PASSES[of]
+    function = "backward" if is_backward else "forward"
+    return (
+        f"SNNKERN_CPU_KERNEL void {name}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
+        f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
+    )
+
+
 def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
     """The kernels of a neuron on the CPU."""
-    made: dict[Kernel, str] = {}
-    definitions = ""
-    for kernel in _kernels(neuron, chosen):
-        name, reset, dtype = kernel
-        kind, is_backward = PASSES[name]
-        function = "backward" if is_backward else "forward"
-        # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
-        made[kernel] = f"&{neuron.name}_{name}_{reset}_{dtype}"
-        definitions += (
-            f"SNNKERN_CPU_KERNEL void {made[kernel][1:]}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
-            f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
-        )
+    # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
+    made = {kernel: f"{neuron.name}_{'_'.join(kernel)}" for kernel in _kernels(neuron, chosen)}
+    definitions = "".join(_cpu_kernel(neuron, kernel, name) for kernel, name in made.items())
     return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
 #include "../../neurons/{neuron.name}.h"
 
 namespace snnkern::cpu {{
 
 {definitions}
-{_row("cpu", f"{neuron.name}_kernels", made)}
+{_row("cpu", f"{neuron.name}_kernels", {kernel: f"&{name}" for kernel, name in made.items()})}
 }}  // namespace snnkern::cpu
 """
 
 
 def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
     """A surrogate for blocks of neurons."""
+    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
+#include "../../surrogates/{surrogate.name}.h"
+
+{_cpu_surrogate(surrogate, f"{surrogate.name}_surrogate")}"""
+
+
+def _cpu_surrogate(surrogate: type[Surrogate], table: str) -> str:
+    """The functions of a surrogate, and the table that points to them."""
     names: dict[str, list[str]] = {"gradient": [], "primitive": []}
     definitions = ""
     for function, made in names.items():
@@ -212,16 +230,42 @@ def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
                 f"  for_block<{real}>(u, out, [&]({real} x) SNNKERN_INLINE {{ return surrogate.{function}(x); }});\n}}\n"
             )
     rows = ", ".join("{" + ", ".join(made) + "}" for made in names.values())
-    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
-#include "../../surrogates/{surrogate.name}.h"
-
-namespace snnkern::cpu {{
+    return f"""namespace snnkern::cpu {{
 
 {definitions}
-extern const CpuSurrogate {surrogate.name}_surrogate;
-const CpuSurrogate {surrogate.name}_surrogate = {{{rows}}};
+extern const CpuSurrogate {table};
+const CpuSurrogate {table} = {{{rows}}};
 
 }}  // namespace snnkern::cpu
+"""
+
+
+# ---- at run time: a file for each kernel that is asked for ------------------------------------------------------------
+
+SYMBOL = "snnkern_made"
+"""What the one thing is called that such a file defines for others."""
+
+
+def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel) -> str:
+    """A kernel of a neuron, on its own."""
+    name, reset, _ = kernel
+    return f"""#include "multistep_cpu.h"
+
+{neuron_code(neuron, [(PASSES[name][0], reset)])}
+namespace snnkern::cpu {{
+
+extern "C" {_cpu_kernel(neuron, kernel, SYMBOL)}
+}}  // namespace snnkern::cpu
+"""
+
+
+def runtime_cpu_surrogate(surrogate: type[Surrogate]) -> str:
+    """A surrogate, on its own."""
+    return f"""#include "multistep_cpu.h"
+
+{surrogate_code(surrogate)}
+extern "C" {{
+{_cpu_surrogate(surrogate, SYMBOL)}}}
 """
 
 

@@ -5,6 +5,8 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from ..specification.base import Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -45,32 +47,37 @@ def _indented(doc: list[str]) -> str:
     return "\n".join(f"    {line}" if line else "" for line in doc).strip() + "\n    "
 
 
-def _example(lines: list[str]) -> list[str]:
-    """The part of a docstring that shows this example."""
-    return ["", "Example:", *(f"    {line}" for line in lines)]
+def _example(of: type, catalogue: Sequence[type], make: Callable[..., list[str]], *name: str) -> list[str]:
+    """The part of a docstring that shows an example; what is defined at run time has none."""
+    return ["", "Example:", *(f"    {line}" for line in make(of, *name))] if of in catalogue else []
+
+
+def _source(of: type[Neuron] | type[Surrogate]) -> list[str]:
+    return ["", f"Source: {of.source}."] if of.source else []
 
 
 # ---- surrogates -------------------------------------------------------------------------------------------------------
 
 
-def surrogate_module() -> str:
+def surrogate_module(surrogates: Sequence[type[Surrogate]] = SURROGATES) -> str:
     parts = [
         HEADER.format("The surrogates, as snnkern.surrogate exports them."),
         "\nfrom dataclasses import dataclass\n\nfrom .._surrogate import Surrogate\n\n",
-        _all([s.__name__ for s in SURROGATES]),
+        _all([s.__name__ for s in surrogates]),
     ]
-    for s in SURROGATES:
-        doc = [f"gradient: ``{s.gradient_text}``", ""]
-        doc += [f"primitive: ``{s.primitive_text}``" if s.has_primitive() else "It has no smooth primitive.", ""]
+    for s in surrogates:
+        doc = [f"gradient: ``{s.gradient_text}``", ""] if s.gradient_text else [f"{(s.__doc__ or '').strip()}", ""]
+        if not s.has_primitive():
+            doc += ["It has no smooth primitive.", ""]
+        elif s.primitive_text:
+            doc += [f"primitive: ``{s.primitive_text}``", ""]
         doc += ["Args:", *(f"    {p.name}: {p.doc}{_limits(p)}" for p in s.parameters), f"    spiking: {_spiking(s)}"]
-        doc += _example(surrogate_example(s))
-        if s.source:
-            doc += ["", f"Source: {s.source}."]
+        doc += [*_example(s, SURROGATES, surrogate_example), *_source(s)]
         fields = "".join(
             f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters
         )
         parts.append(
-            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{_indented(doc)}"""\n'
+            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.key()}"):\n    """{_indented(doc)}"""\n'
         )
         if fields:
             parts.append("\n" + fields)
@@ -113,8 +120,8 @@ def _of_states(neuron: type[Neuron]) -> str:
 
 
 def step_equations(neuron: type[Neuron]) -> list[str]:
-    """All equations of a step, as the docs print them."""
-    return [*neuron.equations, *neuron.firing_equations]
+    """All equations of a step, as the docs print them; none for a neuron of a user's own that states none."""
+    return [*neuron.equations, *neuron.firing_equations] if neuron.equations else []
 
 
 def _limits(p: Float | Flag) -> str:
@@ -157,9 +164,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "",
         "Raises:",
         "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
-        *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
-        "",
-        f"Source: {neuron.source}.",
+        *_example(neuron, NEURONS, function_example, f"functional.{function_name(neuron)}"),
+        *_source(neuron),
     ]
     return lines
 
@@ -171,7 +177,7 @@ def _reference_docstring(neuron: type[Neuron]) -> list[str]:
         "",
         f"``snnkern.functional.{name}``, step by step in plain PyTorch: slow, and differentiable twice. Arguments and results",
         "are described there.",
-        *_example(function_example(neuron, f"reference.{name}")),
+        *_example(neuron, NEURONS, function_example, f"reference.{name}"),
     ]
 
 
@@ -184,25 +190,25 @@ def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
 
 
-def functional_module() -> str:
+def functional_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
     text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
-    text += _all([function_name(n) for n in NEURONS])
-    for n in NEURONS:
+    text += _all([function_name(n) for n in neurons])
+    for n in neurons:
         values = []
         for a in arguments(n):
             if a.kind == "SurrogateTensor":  # the last; functions take numbers
                 continue
             values.append(
                 {
-                    "surrogate": "surrogate.name",
+                    "surrogate": "surrogate.key",
                     "surrogate_params": "surrogate.params",
                     "spiking": "surrogate.spiking",
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
         body = "".join(_take_tensor(p) for p in n.numbers())
-        body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        body += f"    return torch.ops.snnkern.{n.key()}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
@@ -216,18 +222,18 @@ def _take_tensor(p: Float) -> str:
     )
 
 
-def reference_module() -> str:
+def reference_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
     text = HEADER.format("The neurons in plain PyTorch, as snnkern.reference exports them.")
     text += "\nfrom torch import Tensor\n\nfrom .._reference import multistep" + _SURROGATE_IMPORT
-    text += _all([function_name(n) for n in NEURONS])
-    for n in NEURONS:
+    text += _all([function_name(n) for n in neurons])
+    for n in neurons:
         learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in (*n.all_parameters(), *n.conventions))
         surrogate = "surrogate" if n.has_surrogate else "None"
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
-            f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
+            f'        "{n.key()}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
             f"        {surrogate},\n        store_v_seq,\n    )\n"
         )
         text += _function(n, _reference_docstring(n), body)
@@ -248,7 +254,7 @@ def _module_kind(p: Float | Flag) -> str:
     return "Union[float, Tensor]" if p.none is None else "Union[float, Tensor, None]"
 
 
-def nn_module() -> str:
+def nn_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
     text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace(
         "from __future__ import annotations\n", ""
     )
@@ -257,8 +263,8 @@ def nn_module() -> str:
         "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
-    text += _all([n.module for n in NEURONS])
-    for n in NEURONS:
+    text += _all([n.module for n in neurons])
+    for n in neurons:
         text += _module(n)
     return text
 
@@ -334,7 +340,7 @@ def _module(neuron: type[Neuron]) -> str:
     docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
     return f"""
 
-class {neuron.module}(MultiStep, neuron="{neuron.name}"):
+class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
     \"""{_indented(docstring)}\"""
 
 {attributes}
@@ -352,7 +358,7 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
             pass
         elif isinstance(x_seq, Proxy):
             return self._call_in(x_seq)
-        {names} = torch.ops.snnkern.{neuron.name}_forward(
+        {names} = torch.ops.snnkern.{neuron.key()}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return {neuron.output}  # type: ignore[no-any-return]
@@ -426,7 +432,7 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         made = {"sigmoid": f"sigmoid({p.weight_key})", "exp": f"exp({p.weight_key})"}.get(p.tensor_range.transform)
         doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
         doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
-    return [*doc, *_example(module_example(neuron)), "", f"Source: {neuron.source}."]
+    return [*doc, *_example(neuron, NEURONS, module_example), *_source(neuron)]
 
 
 def _detach(key: str) -> str:

@@ -16,11 +16,28 @@ HEADER = f"// {MADE_BY}\n"
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 
 
+# In the order of enum class Kind of csrc/torch/spec.h.
+KINDS = (
+    "Input",
+    "Learned",
+    "State",
+    "Float",
+    "Flag",
+    "Reset",
+    "Surrogate",
+    "SurrogateParams",
+    "StoreSeq",
+    "Spiking",
+    "Tensor",
+    "SurrogateTensor",
+)
+
+
 @dataclass(frozen=True)
 class Argument:
     """An argument of an operator: the kind tells the host what to do with it."""
 
-    kind: str  # enum class Kind of csrc/torch/spec.h
+    kind: str  # of KINDS
     name: str
     schema: str
     range: Range = FINITE
@@ -87,9 +104,9 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     )
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
-        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
-        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+        "forward": f"{neuron.key()}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{neuron.key()}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{neuron.key()}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
     }
 
 
@@ -129,6 +146,7 @@ def _range_text(r: Range) -> str:
 def registry() -> str:
     """Names, schemas and parameters of the whole specification: the same in a restricted build."""
     lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
+    lines += [f"static_assert(int(Kind::k{kind}) == {i});" for i, kind in enumerate(KINDS)]
     for n in NEURONS:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):

@@ -80,17 +80,21 @@ def check_names(neuron: type[Neuron]) -> None:
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
     check_names(neuron)
-    text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
+    steps = [(kind, reset) for kind in kinds(neuron) for reset in neuron.resets()]
+    return f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
 #include "../../kernels/elementary.h"
 
-namespace snnkern {{
-"""
-    for kind in ("", "general") if neuron.conventions else ("",):
+{neuron_code(neuron, steps)}"""
+
+
+def neuron_code(neuron: type[Neuron], steps: Sequence[tuple[str, str]]) -> str:
+    """Steps of a neuron, each of a kind and a reset, and their parameters."""
+    text = "namespace snnkern {\n"
+    for kind in dict.fromkeys("general" if kind == "general" else "" for kind, _ in steps):
         text += _params_struct(neuron, kind)
-    for kind in kinds(neuron):
-        for reset in neuron.resets():
-            text += _step_struct(neuron, reset, kind)
+    for kind, reset in steps:
+        text += _step_struct(neuron, reset, kind)
     return text + "\n}  // namespace snnkern\n"
 
 
@@ -216,6 +220,15 @@ def _use(name: str, text: str) -> str:
 
 def surrogate_header(surrogate: type[Surrogate]) -> str:
     """A surrogate's gradient and primitive, as C++."""
+    return f"""{HEADER}// gradient:  {surrogate.gradient_text}
+// primitive: {surrogate.primitive_text or "none"}
+#pragma once
+#include "../../kernels/elementary.h"
+
+{surrogate_code(surrogate)}"""
+
+
+def surrogate_code(surrogate: type[Surrogate]) -> str:
     types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
     fields = "".join(f"  {kind} {name};\n" for kind, name in types)
     inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
@@ -223,12 +236,7 @@ def surrogate_header(surrogate: type[Surrogate]) -> str:
     functions = {"gradient": surrogate.gradient}
     if surrogate.has_primitive():
         functions["primitive"] = surrogate.primitive
-    text = f"""{HEADER}// gradient:  {surrogate.gradient_text}
-// primitive: {surrogate.primitive_text or "none"}
-#pragma once
-#include "../../kernels/elementary.h"
-
-namespace snnkern {{
+    text = f"""namespace snnkern {{
 
 template <class R>
 struct {surrogate.__name__} {{

@@ -185,9 +185,9 @@ class Neuron:
     """The key of the specification: lif_forward, csrc/generated/*/lif, snnkern.functional.lif."""
     module: ClassVar[str]
     """The name of the torch.nn.Module."""
-    source: ClassVar[str]
+    source: ClassVar[str] = ""
     """The paper."""
-    equations: ClassVar[tuple[str, ...]]
+    equations: ClassVar[tuple[str, ...]] = ()
     """The charge, and all else that differs from the spike and reset below, as the docs print it."""
     firing_equations: ClassVar[tuple[str, ...]] = (
         "s = 1 if h >= v_threshold else 0",
@@ -206,6 +206,11 @@ class Neuron:
     """Whether a surrogate stands for the derivative of the spike."""
     output: ClassVar[str] = "spike_seq"
     """The name of the first result."""
+
+    @classmethod
+    def key(cls) -> str:
+        """What the names of its operators start with: its name, unless the class was defined at run time."""
+        return str(vars(cls).get("operator_key", cls.name))  # a class does not inherit it
 
     @classmethod
     def all_parameters(cls) -> tuple[Parameter, ...]:
@@ -287,7 +292,7 @@ class Surrogate:
     """Base of all surrogates."""
 
     name: ClassVar[str]
-    gradient_text: ClassVar[str]
+    gradient_text: ClassVar[str] = ""
     primitive_text: ClassVar[str] = ""
     parameters: ClassVar[tuple[Float, ...]] = ()
     source: ClassVar[str] = ""
@@ -299,6 +304,11 @@ class Surrogate:
     @staticmethod
     def primitive(x: Any, p: Any) -> Any:
         raise NotImplementedError
+
+    @classmethod
+    def key(cls) -> str:
+        """What operators call it: its name, unless the class was defined at run time."""
+        return str(vars(cls).get("operator_key", cls.name))  # a class does not inherit it
 
     @classmethod
     def has_primitive(cls) -> bool:

@@ -11,7 +11,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <limits>
+#include <map>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -110,6 +113,16 @@ std::string join(const std::vector<std::string>& names) {
 // As combinations name it.
 const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
+// Those that were defined at run time.
+struct Defined {
+  std::mutex mutex;
+  std::map<std::string, const SurrogateSpec*, std::less<>> by_name;
+};
+Defined& defined() {
+  static auto* all = new Defined;
+  return *all;
+}
+
 const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
     auto* map = new std::unordered_map<std::string_view, const SurrogateSpec*>;
@@ -120,6 +133,13 @@ const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   if (found == index->end()) {
     std::vector<std::string> legal;
     for (const SurrogateSpec& s : kSurrogates) legal.emplace_back(s.name);
+    {
+      const std::lock_guard<std::mutex> lock(defined().mutex);
+      const auto later = defined().by_name.find(name);
+      if (later != defined().by_name.end()) return later->second;
+      for (const auto& [key, s] : defined().by_name)
+        if (key == s->name) legal.push_back(key);
+    }
     SNNKERN_CHECK(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
   }
   return found->second;
@@ -365,6 +385,16 @@ Kernel look_up(const Row<Kernel>* row, Pass pass, int reset, int dtype) {
   return row ? row->kernel[pass][reset][dtype] : nullptr;
 }
 
+// What is in `place`; a neuron or surrogate that was defined at run time may have yet to put it there.
+template <class T, class Make, class... Which>
+T* found_or_made(const Call& call, T* const& place, const Make& make, Which... which) {
+  T* found = __atomic_load_n(&place, __ATOMIC_ACQUIRE);
+  if (found || !make) return found;
+  const char* error = make(which...);
+  SNNKERN_CHECK(call, !error, error);
+  return __atomic_load_n(&place, __ATOMIC_ACQUIRE);
+}
+
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
   for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
@@ -375,8 +405,13 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const bool is_lean = !tensors && !call.general && call.spiking;
   const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
-    const CpuKernel kernel = look_up(*call.neuron.cpu, is_lean ? lean : whole, call.reset, call.dtype);
-    const CpuSurrogate* surrogate = needs_surrogate ? *call.surrogate->cpu : nullptr;
+    const Pass pass = is_lean ? lean : whole;
+    const Row<CpuKernel>* row = *call.neuron.cpu;
+    const CpuKernel kernel = row ? found_or_made(call, row->kernel[pass][call.reset][call.dtype], call.neuron.make,
+                                                 int(pass), int(call.reset), int(call.dtype))
+                                 : nullptr;
+    const CpuSurrogate* surrogate =
+        needs_surrogate ? found_or_made(call, *call.surrogate->cpu, call.surrogate->make) : nullptr;
     check_built(call, kernel && (surrogate || !needs_surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
@@ -538,6 +573,11 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
   for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
   for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
+}
+
+void add_surrogate(const SurrogateSpec& surrogate, const char* key) {
+  const std::lock_guard<std::mutex> lock(defined().mutex);
+  for (const char* name : {key, surrogate.name}) defined().by_name[name] = &surrogate;
 }
 
 namespace {

@@ -50,6 +50,11 @@ struct Argument {
   double usual;
 };
 
+// Of what is defined at run time, null for the rest: compiles what the host did not find, and puts it where the host
+// looks. Returns an error text, or null.
+using MakeKernel = const char* (*)(int pass, int reset, int dtype);
+using MakeSurrogate = const char* (*)();
+
 struct NeuronSpec {
   const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
   int states, learned;
@@ -61,6 +66,7 @@ struct NeuronSpec {
   // Where its kernels are: null in an array is what this build leaves out, null for an array that it has no CUDA.
   const Row<CpuKernel>* const* cpu;    // [1]
   const Row<CudaKernel>* const* cuda;  // [0: those without a surrogate or for any, 1 + index of a surrogate]
+  MakeKernel make = nullptr;
 
   // How many arguments get a gradient.
   int differentiable() const {
@@ -91,6 +97,7 @@ struct SurrogateSpec {
   bool has_primitive;
   int index;                       // in NeuronSpec::cuda, and for the kernels for any
   const CpuSurrogate* const* cpu;  // [1]; null in it: this build leaves it out
+  MakeSurrogate make = nullptr;
 };
 
 }  // namespace snnkern
