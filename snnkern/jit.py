@@ -94,6 +94,7 @@ def launch(
     Raises:
         RuntimeError: what compiles it is not installed, or it does not compile; the message has the compiler's words.
         NotImplementedError: on the CPU, a kernel with barriers, shared memory or atomics.
+        ValueError, TypeError: an argument is of no such form; on the CPU also another number of them than the kernel has.
 
     Example:
         >>> x = torch.zeros(3)
@@ -103,6 +104,7 @@ def launch(
         >>> x
         tensor([0., 1., 2.])
     """
+    _check(arguments, device, grid, block)
     key = (name, codes, device)
     run = _kernels.get(key)
     if run is None:
@@ -112,6 +114,20 @@ def launch(
                 run = _cpu_kernel(name, codes) if device < 0 else _cuda_kernel(name, codes, device)
                 _kernels[key] = run
     run(arguments, grid, block, shared_mem)
+
+
+def _check(arguments: Sequence[Argument], device: int, grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+    """What would be read as something else, or from beyond an array."""
+    if device < -1:
+        raise ValueError(f"snnkern.jit: device must be the number of a CUDA device, or -1 for the CPU, got {device}")
+    for what, size in (("grid", grid), ("block", block)):
+        if len(size) != 3:
+            raise ValueError(f"snnkern.jit: {what} must have three numbers, got {size}")
+    for argument in arguments:
+        if not isinstance(argument, int) and not (isinstance(argument, tuple) and argument[0] in _VALUES):
+            raise TypeError(
+                f"snnkern.jit: an argument must be an address or ({' | '.join(_VALUES)}, number), got {argument!r}"
+            )
 
 
 def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
@@ -238,13 +254,16 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
             "another. Let each thread write its own result and combine them afterwards, or move the tensors to a GPU."
         )
     function = compile_cpu(name, f"{codes}\nSNNKERN_LAUNCHER({name})\n").snnkern_launch
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_size_t
 
     def run(arguments: Sequence[Argument], grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:
         count = len(arguments)
         # A pointer is passed like a number: by the address of where it stands.
         values = [ctypes.c_void_p(a) if isinstance(a, int) else _VALUES[a[0]](a[1]) for a in arguments]
         addresses = (ctypes.c_void_p * count)(*(ctypes.addressof(v) for v in values))
-        function((ctypes.c_uint32 * 6)(*grid, *block), addresses)
+        wanted = function((ctypes.c_uint32 * 6)(*grid, *block), addresses, count)
+        if wanted != count:
+            raise ValueError(f"snnkern.jit: the kernel {name} has {wanted} parameters, got {count} arguments")
 
     return run
 

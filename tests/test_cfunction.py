@@ -8,11 +8,13 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from snnkern.auto_cuda import base, cfunction
+from snnkern.codegen.specification import surrogates
 
 from support import SURROGATE_CLASSES, noise
 
@@ -242,3 +244,28 @@ def test_clear_errors() -> None:
         cfunction.sigmoid_backward("y", "x", 0, "float")
     with pytest.raises(ValueError, match="q_pseudo_spike_backward: alpha must be a finite number > 1, got 1"):
         cfunction.q_pseudo_spike_backward("y", "x", 1.0, "half2")
+    with pytest.raises(TypeError, match=re.escape("atan_backward takes ['alpha'], got ['alpha', 'beta']")):
+        cfunction.surrogate_backward(surrogates.ATan, "y", "x", "float", alpha=2.0, beta=1.0)
+    for wrong in ("2", None, True, np.bool_(True), 2j):
+        for name, call in (
+            ("x", lambda v: cfunction.constant("y", v, "half2")),
+            ("x", cfunction.float_literal),
+            ("alpha", lambda v: cfunction.sigmoid("y", "x", v, "float")),
+            ("alpha", lambda v: cfunction.atan_backward("y", "x", v, "float")),
+            ("c", lambda v: cfunction.piecewise_leaky_relu_backward("y", "x", 1.0, v, "float")),
+        ):
+            with pytest.raises(TypeError, match=re.escape(f"{name} must be a number, got {wrong!r}")):
+                call(wrong)
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.float32, np.array, torch.tensor], ids=lambda k: k.__name__)
+def test_numbers_of_any_type(kind: Any) -> None:
+    for function, names in (
+        ("constant", ()),
+        ("sigmoid", ("x",)),
+        ("sigmoid_backward", ("x",)),
+        ("atan_backward", ("x",)),
+    ):
+        for dtype in ("float", "half2"):
+            texts = {getattr(cfunction, function)("y", *names, number(2), dtype) for number in (float, kind)}
+            assert len(texts) == 1, texts

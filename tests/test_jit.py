@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,41 @@ def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyP
     cache.write_text("a file")
     with pytest.raises(RuntimeError, match=r"the cache folder .* cannot be written: set SNNKERN_CACHE"):
         call()
+
+
+ONE = '#include <cuda_fp16.h>\nextern "C" __global__ void {}(float * x, int n) {{ x[threadIdx.x] = n; }}'
+
+
+@pytest.mark.parametrize("name", ["one", "size", "arguments", "count", "kernel", "indices"])
+def test_a_kernel_may_have_any_name(name: str) -> None:
+    x = torch.zeros(3)
+    jit.launch(name, ONE.format(name), [x.data_ptr(), ("int", 7)], -1, (1, 1, 1), (3, 1, 1))
+    assert x.tolist() == [7.0] * 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_as_many_arguments_as_parameters(count: int) -> None:
+    """What is missing would be read from beyond the array."""
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match=f"the kernel one has 2 parameters, got {count} arguments"):
+        jit.launch("one", ONE.format("one"), [x.data_ptr(), *[("int", 7)] * 2][:count], -1, (1, 1, 1), (3, 1, 1))
+    assert x.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "changed"),
+    [
+        (TypeError, "an argument must be an address or (int | float | half2, number), got ('double', 1.0)", {"arguments": [("double", 1.0)]}),
+        (TypeError, "an argument must be an address or (int | float | half2, number), got 1.5", {"arguments": [1.5]}),
+        (ValueError, "device must be the number of a CUDA device, or -1 for the CPU, got -2", {"device": -2}),
+        (ValueError, "grid must have three numbers, got (1,)", {"grid": (1,)}),
+        (ValueError, "block must have three numbers, got (3, 1)", {"block": (3, 1)}),
+    ],
+)  # fmt: skip
+def test_wrong_launches(error: type[Exception], message: str, changed: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"arguments": [], "device": -1, "grid": (1, 1, 1), "block": (3, 1, 1)}
+    with pytest.raises(error, match=re.escape(message)):
+        jit.launch("one", ONE.format("one"), **{**usual, **changed})
 
 
 def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from snnkern.auto_cuda import base, cfunction
 
@@ -167,14 +169,76 @@ def test_a_sequence_with_one_step_more(device: str) -> None:
     assert torch.equal(y[1:], x) and y[0].abs().max() == 0
 
 
-def test_in_place_and_with_gradients(device: str) -> None:
-    """One tensor for two parameters; a tensor that requires a gradient is written like any other."""
+def test_in_place(device: str) -> None:
+    """One tensor for two parameters; within no_grad, a tensor that requires a gradient is written like any other."""
     for x in (noise((3, 5), torch.float16, 0, device), noise((5, 3), torch.float32, 0, device).t()):
         before = x.clone()
         ctype = "half2" if x.dtype == torch.float16 else "float"
         kernel = elementwise(cfunction.add(None, "x[index]", "x[index]", ctype), ctype, "x")
-        kernel.simple_call(x=x, y=x.requires_grad_())
+        with torch.no_grad():
+            kernel.simple_call(x=x, y=x.requires_grad_())
         assert torch.equal(x.detach(), before + before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda w: w, lambda w: w.view(2, 2).t(), lambda w: w * 2.0], ids=["leaf", "view", "result"]
+)
+def test_what_requires_a_gradient_is_not_written(make: Callable[[Tensor], Tensor], device: str) -> None:
+    """A gradient that does not know of the write would be wrong in silence. Reading is no harm."""
+    weight = torch.ones(4, device=device, requires_grad=True)
+    y = make(weight)
+    x = torch.zeros_like(y, requires_grad=True)
+    kernel = elementwise("x[index]", "float", "x")
+    calls = (
+        lambda: kernel.simple_call(x=x, y=y),
+        lambda: kernel((1,), (4,), {"numel": 4, "x": x.contiguous(), "y": y.contiguous()}),
+    )
+    for call in calls:
+        with pytest.raises(
+            RuntimeError, match="elementwise writes into y, which requires a gradient, and autograd does not"
+        ):
+            call()
+    assert y.min() > 0  # untouched
+    kernel.simple_call(x=y, y=x.detach())
+    assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3)], ids=str)
+def test_a_backward_pass_sees_that_a_kernel_wrote(shape: tuple[int, ...], device: str) -> None:
+    """As after any operation in place: what it saved has changed."""
+    x = torch.zeros(shape, device=device, requires_grad=True)
+    saved = x.exp()
+    elementwise("x[index]", "float", "x").simple_call(x=torch.ones(shape, device=device), y=saved.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.sum().backward()
+    with torch.inference_mode():  # where there are no versions to count
+        y = torch.zeros(shape, device=device)
+        elementwise("x[index]", "float", "x").simple_call(x=torch.ones(shape, device=device), y=y)
+        assert y.min() == 1
+
+
+def test_negated_views(device: str) -> None:
+    """PyTorch keeps the imaginary part of a conjugate as numbers to be negated."""
+    x = torch.view_as_complex(torch.tensor([[1.0, 2.0], [3.0, -4.0]], device=device)).conj().imag
+    y = torch._neg_view(torch.zeros(2, device=device))
+    assert x.is_neg() and y.is_neg() and y.is_contiguous()
+    kernel = elementwise("x[index]", "float", "x")
+    kernel.simple_call(x=x, y=y)
+    assert y.tolist() == [-2.0, 4.0]
+    with pytest.raises(ValueError, match="y must not be a view of negated numbers; simple_call takes any"):
+        kernel((1,), (2,), {"numel": 2, "x": torch.zeros(2, device=device), "y": y})
+
+
+def test_half_tensors_that_begin_between_pairs(device: str) -> None:
+    """A GPU reads four bytes at once only from a multiple of four."""
+    x, y = (torch.arange(9.0, device=device).half()[1:] for _ in range(2))
+    kernel = elementwise(cfunction.add(None, "x[index]", "x[index]", "half2"), "half2", "x")
+    kernel.simple_call(x=x, y=y)
+    assert torch.equal(y, x + x)
+    with pytest.raises(
+        ValueError, match="x must begin at a multiple of four bytes to be read as half2; simple_call takes"
+    ):
+        kernel((1,), (4,), {"numel": 4, "x": x, "y": y.clone()})
 
 
 def test_empty_tensors(device: str) -> None:
@@ -222,6 +286,46 @@ def test_scalars_by_value(wrap: Callable[[float], Any], reference: str, device: 
     assert f"{reference.format('float')} a" in kernel.full_codes
 
 
+@pytest.mark.parametrize(
+    "two",
+    [2, 2.0, Fraction(2), np.int8(2), np.float16(2), np.array([2]), torch.tensor(2), torch.tensor([2.0]).double()],
+    ids=lambda two: type(two).__name__ + str(getattr(two, "dtype", "")),
+)
+@pytest.mark.parametrize("ctype", ["const float &", "const half2 &", "float"])
+def test_a_scalar_is_one_number_of_any_type(ctype: str, two: Any, device: str) -> None:
+    kind = "half2" if "half2" in ctype else "float"
+    x = torch.arange(4.0, device=device).to(torch.float16 if kind == "half2" else torch.float32)
+    y = torch.zeros_like(x)
+    kernel = elementwise(cfunction.mul(None, "x[index]", "a", kind), kind, "x", a=ctype)
+    kernel.simple_call(x=x, y=y, a=two)
+    assert torch.equal(y, x * 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "value"),
+    [
+        (TypeError, "a is 'const float &': expected a number, got True", True),
+        (TypeError, "a is 'const float &': expected a number, got np.True_", np.bool_(True)),
+        (TypeError, "a is 'const float &': expected a number, got tensor(True)", torch.tensor(True)),
+        (TypeError, "a is 'const float &': expected a number, got '2'", "2"),
+        (TypeError, "a is 'const float &': expected a number, got None", None),
+        (TypeError, "a is 'const float &': expected a number, got 1j", 1j),
+        (TypeError, "a is 'const float &': expected a number, got shape (2,)", torch.zeros(2)),
+        (TypeError, "a is 'const float &': expected a number, got shape (3, 1)", np.zeros((3, 1))),
+        (TypeError, "b is 'int': expected a whole number, got tensor(2.)", {"b": torch.tensor(2.0)}),
+        (TypeError, "b is 'int': expected a whole number, got np.float32(2.0)", {"b": np.float32(2)}),
+        (ValueError, "a must fit a float, got 1e+39", 1e39),
+        (ValueError, "b must be less than 2^31, as the kernel's indices are of type int, got 2147483648", {"b": np.int64(2**31)}),
+    ],
+)  # fmt: skip
+def test_what_is_not_one_number(error: type[Exception], message: str, value: Any, device: str) -> None:
+    x = torch.zeros(4, device=device)
+    kernel = elementwise("x[index] * a + b", "float", "x", a="const float &", b="int")
+    values = {"a": 1.0, "b": 1, **(value if isinstance(value, dict) else {"a": value})}
+    with pytest.raises(error, match=re.escape(message)):
+        kernel.simple_call(x=x, y=x.clone(), **values)
+
+
 def test_half2_scalars(device: str) -> None:
     x = noise((6,), torch.float16, 0, device)
     kernel = elementwise(cfunction.mul(None, "x[index]", "a", "half2"), "half2", "x", a="const half2 &")
@@ -233,6 +337,8 @@ def test_half2_scalars(device: str) -> None:
         y = torch.zeros_like(x)
         kernel.simple_call(x=x, y=y, a=a)
         assert torch.equal(y, x * 1.5)
+    with pytest.raises(ValueError, match=re.escape("a is passed by value, one number for both lanes, got 1.5 and 2.5")):
+        kernel.simple_call(x=x, y=x.clone(), a=torch.tensor([1.5, 2.5], dtype=torch.float16))
 
 
 @pytest.mark.gpu
@@ -352,6 +458,36 @@ def test_wrong_sizes(device: str) -> None:
         kernel((1,), (4,), arguments(device), stream=1)
 
 
+def test_sizes_that_would_reach_beyond_a_tensor(device: str) -> None:
+    kernel = base.CKernel2D("last_step")
+    kernel.add_param("const float *", "x")
+    kernel.add_param("float *", "y")
+    kernel.post_core = "y[index] = x[numel - N + index];"
+    x = torch.zeros(2, 5, device=device)
+    with pytest.raises(ValueError, match=re.escape("last_step: y must be [N] = [5], got [3]")):
+        kernel.simple_call(x=x, y=torch.zeros(3, device=device))
+    for size, error, message in (
+        (-1, ValueError, "numel must be at least 0, got -1"),
+        ("4", TypeError, "numel is 'const int &': expected a whole number, got '4'"),
+        (4.0, TypeError, "numel is 'const int &': expected a whole number, got 4.0"),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            heaviside().simple_call(x=x, y=x.clone(), numel=size)
+    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
+        heaviside()((1,), (0,), arguments(device))
+    with pytest.raises(ValueError, match="shared_mem must be at least 0, got -1"):
+        heaviside()((1,), (4,), arguments(device), shared_mem=-1)
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        base.cal_blocks(4, 0)
+
+
+def test_sizes_of_numpy(device: str) -> None:
+    x = torch.tensor([1.0, -1.0], device=device)
+    y = torch.zeros(2, device=device)
+    heaviside()((np.int64(1),), (np.int32(2),), {"numel": np.int64(2), "x": x, "y": y}, shared_mem=np.int64(0))
+    assert y.tolist() == [1.0, 0.0]
+
+
 def test_sizes_given_are_used(device: str) -> None:
     x, y = torch.ones(4, device=device), torch.zeros(6, device=device)
     heaviside().simple_call(x=x, y=y, numel=3)
@@ -403,6 +539,56 @@ def test_each_check_alone() -> None:
     kernel.add_param("double *", "d")
     with pytest.raises(TypeError, match="a ctype must be float, half2, int, const or not, then"):
         kernel.check_ctypes({"d": x})
+
+
+def fake(size: int) -> Tensor:
+    with FakeTensorMode():
+        return torch.zeros(size)
+
+
+class Wrapped(Tensor):
+    """A tensor around another, with no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapped:
+        made: Wrapped = Tensor._make_wrapper_subclass(cls, inner.shape)  # type: ignore[attr-defined]
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(function)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda n: torch.zeros(n, device="meta"), ValueError, "must be on the CPU or on a CUDA device, got meta"),
+        (fake, ValueError, "has no memory that a kernel could use: it is a FakeTensor"),
+        (lambda n: Wrapped(torch.zeros(n)), ValueError, "has no memory that a kernel could use: it is a Wrapped"),
+        (lambda n: torch.zeros(n).to_sparse(), TypeError, "must be a dense tensor, got one of layout sparse_coo"),
+    ],
+    ids=["meta", "fake", "wrapped", "sparse"],
+)
+def test_tensors_without_memory_here(make: Callable[[int], Tensor], error: type[Exception], message: str) -> None:
+    """An error, where there would be an address that no thread may read; whichever argument it is."""
+    kernel = elementwise("x[index] * a", "float", "x", a="const float &")
+    for place in ("x", "y", "a"):
+        given = {"x": torch.zeros(4), "y": torch.zeros(4), "a": 1.0, place: make(1 if place == "a" else 4)}
+        for call in (
+            lambda given=given: kernel.simple_call(**given),
+            lambda given=given: kernel((1,), (4,), {"numel": 4, **given}),
+        ):
+            with pytest.raises(error, match=re.escape(f"{place} {message}")):
+                call()
+
+
+def test_within_vmap() -> None:
+    def call(x: Tensor) -> Tensor:
+        heaviside().simple_call(x=x, y=torch.zeros(4))
+        return x
+
+    with pytest.raises(ValueError, match="x has no memory that a kernel could use"):
+        torch.func.vmap(call)(torch.zeros(2, 4))
 
 
 @pytest.mark.gpu

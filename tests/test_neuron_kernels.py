@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -362,6 +363,9 @@ def test_wrong_arguments(device: str) -> None:
     fire, forward, backward = kernels("if", (), "float", True)
     x = torch.zeros(3, 4, device=device)
     for error_type, message, arguments in (
+        (TypeError, "x_seq must be a torch.Tensor, got list", (x.tolist(), x[0])),
+        (TypeError, "v_init must be a torch.Tensor, got NoneType", (x, None)),
+        (ValueError, "x_seq must be on the CPU or on a CUDA device, got meta", (x.to("meta"), x[0].to("meta"))),
         (ValueError, "x_seq must be [T, N] with T >= 1, got (3, 2, 2)", (x.view(3, 2, 2), x[0])),
         (ValueError, "x_seq must be [T, N] with T >= 1, got (0, 4)", (x[:0], x[0])),
         (ValueError, "v_init must be [N] = (4,), got (3,)", (x, x[:, 0])),
@@ -389,6 +393,107 @@ def test_wrong_arguments(device: str) -> None:
         neuron_kernel.IFNodeFPTTKernel(True, "double")
     with pytest.raises(TypeError, match="surrogate_function must be called with y=, x=, dtype="):
         neuron_kernel.IFNodeBPTTKernel("atan", True, False, "float")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("neuron", neurons.NEURONS, ids=lambda n: n.name)
+def test_a_neuron_with_a_step_of_its_own_is_refused(neuron: type[neurons.Neuron]) -> None:
+    """Its charge alone would be another neuron: Izhikevich's without the recovery current is the quadratic one."""
+    classes = neuron.__mro__[: neuron.__mro__.index(neurons.Neuron)]
+    own = [f for f in ("step", "delayed", "fire", "fire_reset") if any(f in vars(c) for c in classes)]
+    assert own or neuron.name in ("if", "lif", "plif", "qif", "eif", "lapicque")
+    makers = (
+        lambda: type("Forward", (neuron_kernel.NeuronFPTTKernel,), {"neuron": neuron})(False, "float"),
+        lambda: type("Backward", (neuron_kernel.NeuronBPTTKernel,), {"neuron": neuron})(
+            surrogate.ATan(), False, False, "float"
+        ),
+    )
+    for make in makers:
+        if not own and neuron.name != "lapicque":
+            assert "h_seq[t]" in make().full_codes
+            continue
+        message = f"{neuron.__name__} overrides {', '.join(own)}, so these kernels would compute another neuron"
+        error_type, text = (TypeError, message) if own else (ValueError, "cname 'dt' is reserved")
+        with pytest.raises(error_type, match=text):
+            make()
+
+
+@pytest.mark.parametrize("name", ["delayed", "fire", "fire_reset"])
+def test_a_spike_or_reset_of_its_own_is_refused(name: str) -> None:
+    own = type("Own", (neurons.Neuron,), {"name": "own", name: staticmethod(lambda *arguments: arguments[0])})
+    derived = type("Derived", (own,), {"charge": staticmethod(lambda x, v, p: v + x)})
+    with pytest.raises(TypeError, match=f"Kernel: Derived overrides {name}, so these kernels would compute another"):
+        type("Kernel", (neuron_kernel.NeuronFPTTKernel,), {"neuron": derived})(True, "float")
+
+
+def test_a_neuron_that_these_kernels_have_no_place_for() -> None:
+    two = type("Two", (neurons.IF,), {"states": (neurons.POTENTIAL, neurons.State("w", "another"))})
+    soft = type("Soft", (neurons.IF,), {"firing": (neurons.V_THRESHOLD, neurons.DETACH_RESET)})
+    for neuron, error_type, message in (
+        (two, TypeError, "Kernel: Two has 2 states, so these kernels would compute another neuron"),
+        (soft, ValueError, "Kernel: hard_reset must be False, since Soft has no v_reset"),
+    ):
+        with pytest.raises(error_type, match=message):
+            type("Kernel", (neuron_kernel.NeuronFPTTKernel,), {"neuron": neuron})(True, "float")
+    assert type("Kernel", (neuron_kernel.NeuronFPTTKernel,), {"neuron": soft})(False, "float").full_codes
+
+
+@pytest.mark.parametrize("name", ["over_th", "grad_s_to_h", "grad_v", "grad_h", "grad_h_next_to_v", "grad_h_to_x"])
+def test_a_parameter_does_not_hide_behind_a_variable(name: str) -> None:
+    """Within the step, a variable of the text would stand for the parameter."""
+    with pytest.raises(ValueError, match=f"cname '{name}' is reserved in NeuronBPTTKernel_hard_float"):
+        neuron_kernel.NeuronBPTTKernel(surrogate.ATan(), True, False, "float").add_scalar(name)
+
+
+def test_switches_are_true_or_false() -> None:
+    atan = surrogate.ATan()
+    for name, make in (
+        ("hard_reset", lambda v: neuron_kernel.IFNodeFPTTKernel(v, "float")),
+        ("hard_reset", lambda v: neuron_kernel.IFNodeBPTTKernel(atan, v, False, "float")),
+        ("detach_reset", lambda v: neuron_kernel.IFNodeBPTTKernel(atan, True, v, "float")),
+        ("decay_input", lambda v: neuron_kernel.LIFNodeFPTTKernel(v, True, "float")),
+    ):
+        for wrong in ("soft", None, 1, np.int64(0)):
+            with pytest.raises(TypeError, match=re.escape(f"{name} must be True or False, got {wrong!r}")):
+                make(wrong)
+        assert make(np.bool_(True)).full_codes == make(True).full_codes
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.float32, np.float64, torch.tensor], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("neuron", ["if", "lif"])
+def test_numbers_of_any_type(neuron: str, kind: Any, device: str) -> None:
+    """A threshold of 1 is that of 1.0, forward and back."""
+    function, forward, backward = kernels(neuron, (True,) if neuron == "lif" else (), "float", True)
+    x, v, gs, gv = inputs((9, 5), "float", device)
+    results = []
+    for number in (float, kind):
+        leaves = [t.clone().requires_grad_() for t in (x, v)]
+        given = [number(n) for n in ((1, 0, 1) if neuron == "lif" else (1, 0))]
+        outputs = function.apply(*leaves, *given, forward, backward)
+        results.append([*outputs, *torch.autograd.grad(outputs, leaves, (gs, gv))])
+    assert all(map(torch.equal, *results))
+
+
+def test_kernels_that_do_not_go_together(device: str) -> None:
+    """Refused before the forward pass, where the gradients would be those of another neuron."""
+    x = torch.zeros(3, 4, device=device)
+    atan = surrogate.ATan()
+    _, integrate, integrate_back = kernels("if", (), "float", True)
+    leak, forward, backward = kernels("lif", (True,), "float", True)
+    half = neuron_kernel.LIFNodeBPTTKernel(True, atan, True, False, "half2")
+    other = neuron_kernel.LIFNodeBPTTKernel(False, atan, True, False, "float")
+    both = "LIFNodeFPTTKernel_hard_decay_input_float and LIFNodeBPTTKernel_hard"
+    for first, second, decay, message in (
+        (forward, half, 0.5, f"{both}_decay_input_half2 must have the same dtype, got 'float' and 'half2'"),
+        (forward, other, 0.5, f"{both}_float must have the same decay_input, got True and False"),
+        (integrate, backward, 0.5, "must have the same charge, got IF.charge and LIF.charge"),
+        (integrate, integrate_back, 0.5, "decay: neither of IFNodeFPTTKernel_hard_float and IFNodeBPTTKernel_hard_float has"),
+        (forward, backward, torch.tensor(0.5, requires_grad=True), "decay requires a gradient, which LIFNodeBPTTKernel"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(message)):
+            leak.apply(x, x[0], 1.0, 0.0, decay, first, second)
+    written = WrittenBackward(atan, True, False, "float")
+    with pytest.raises(ValueError, match=re.escape("missing ['a', 'decay']")):
+        neuron_kernel.IFNodeATGF.apply(x, x[0], 1.0, 0.0, integrate, written)
 
 
 def test_base_classes_say_what_to_override() -> None:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import numbers
+import operator
 import re
 import struct
 import sys
@@ -53,6 +55,8 @@ def cal_blocks(numel: int, threads: int = CUDA_THREADS) -> int:
         >>> base.cal_blocks(1000, threads=512)
         2
     """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
     return (numel + threads - 1) // threads
 
 
@@ -77,6 +81,35 @@ def _is_cupy(value: Any) -> bool:
 def _tensor(value: Any) -> Any:
     """A cupy array as a tensor over the same memory; anything else as it is."""
     return torch.from_dlpack(value) if _is_cupy(value) else value  # type: ignore[attr-defined]
+
+
+def _device(name: str, value: Tensor) -> int:
+    """The number of a tensor's device, -1 for the CPU. A kernel gets addresses, so it refuses what has no memory there."""
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {str(value.layout)[6:]}")
+    if value.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} must be on the CPU or on a CUDA device, got {value.device}")
+    if not _has_memory(value):
+        raise ValueError(
+            f"{name} has no memory that a kernel could use: it is a {type(value).__name__} of tracing, vmap or the like"
+        )
+    return value.get_device()
+
+
+def _has_memory(value: Tensor) -> bool:
+    try:
+        memory = value.untyped_storage()
+        return memory.device == value.device and (memory.data_ptr() != 0 or value.numel() == 0)
+    except (NotImplementedError, RuntimeError):  # within torch.func.vmap, say
+        return False
+
+
+def _address(name: str, base: str, value: Tensor) -> int:
+    """Where a tensor begins."""
+    address = value.data_ptr()
+    if base == "half2" and address % 4:
+        raise ValueError(f"{name} must begin at a multiple of four bytes to be read as half2; simple_call takes any")
+    return address
 
 
 def _arrays(py_dict: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -189,17 +222,19 @@ class CKernel:
                     f"{name} must be contiguous, got shape {tuple(value.shape)} with strides {value.stride()}; "
                     "simple_call takes any layout"
                 )
+            if value.is_neg():
+                raise ValueError(f"{name} must not be a view of negated numbers; simple_call takes any layout")
 
     def get_device(self, py_dict: dict[str, Any]) -> int:
         """The device id of the first tensor, -1 for the CPU; raises ValueError if there is no tensor."""
-        for _, value in _arrays(py_dict):
-            return value.get_device()
+        for name, value in _arrays(py_dict):
+            return _device(name, value)
         raise ValueError(f"{self.kernel_name} needs at least one torch.Tensor or cupy.ndarray, got {list(py_dict)}")
 
     def check_device(self, device: int, py_dict: dict[str, Any]) -> None:
         """Raises ValueError unless every tensor is on the device with this id."""
         for name, value in _arrays(py_dict):
-            if value.get_device() != device:
+            if _device(name, value) != device:
                 expected = f"cuda:{device}" if device >= 0 else "cpu"
                 raise ValueError(f"{name} must be on {expected}, as the other tensors, got {value.device}")
 
@@ -214,30 +249,27 @@ class CKernel:
     def check_ctypes(self, py_dict: dict[str, Any]) -> None:
         """Raises TypeError unless every value is of its parameter's type.
 
-        torch.float or np.float32 go with float, torch.half or np.float16 with half2, torch.int with int. For a scalar
-        parameter, also a number: a whole one (``np.int_`` as well) for int.
+        torch.float or np.float32 go with float, torch.half or np.float16 with half2, torch.int with int. A scalar parameter
+        takes one number of any type, Python's, NumPy's or a tensor's: a whole one for int.
         """
         for name, given in py_dict.items():
             base, suffix = _ctype(self.cparams[name])
             value = _tensor(given)
             expected = str(_DTYPES[base]).removeprefix("torch.")
-            if isinstance(value, Tensor):
-                whole = base == "int" and suffix != "*" and value.dtype == torch.int64  # np.int_, as one number
-                if value.dtype != _DTYPES[base] and not whole:
-                    raise TypeError(
-                        f"{name} is {self.cparams[name]!r}: expected dtype {expected}, got {str(value.dtype)[6:]}"
-                    )
-            elif suffix == "*":
+            if suffix != "*":
+                if not _is_number(value, base):
+                    what = "a whole number" if base == "int" else "a number"
+                    shape = tuple(getattr(value, "shape", ()))
+                    got = f"shape {shape}" if math.prod(shape) != 1 else repr(value)
+                    raise TypeError(f"{name} is {self.cparams[name]!r}: expected {what}, got {got}")
+            elif not isinstance(value, Tensor):
                 raise TypeError(
                     f"{name} is {self.cparams[name]!r}: expected a {expected} tensor, got {type(value).__name__}"
                 )
-            else:
-                kind = numbers.Integral if base == "int" else numbers.Real
-                dtype = getattr(value, "dtype", None)  # of a numpy array of one element
-                number = value if isinstance(value, numbers.Number) or dtype is None else value.flat[0]
-                if isinstance(value, bool) or not isinstance(number, kind):
-                    what = "a whole number" if base == "int" else "a number"
-                    raise TypeError(f"{name} is {self.cparams[name]!r}: expected {what}, got {value!r}")
+            elif value.dtype != _DTYPES[base]:
+                raise TypeError(
+                    f"{name} is {self.cparams[name]!r}: expected dtype {expected}, got {str(value.dtype)[6:]}"
+                )
 
     def check_half2(self, py_dict: dict[str, Any]) -> None:
         """Raises ValueError if a tensor cannot be read as half2; a plain CKernel asks nothing."""
@@ -262,7 +294,8 @@ class CKernel:
 
         Raises:
             ValueError, TypeError: see the methods check_*, set_contiguous and get_device; also for sizes of 2^31 and more.
-            RuntimeError: what compiles the kernel is not installed, or the kernel does not compile.
+            RuntimeError: what compiles the kernel is not installed, or the kernel does not compile; or it would write into a
+                tensor that requires a gradient, outside of torch.no_grad().
         """
         from .. import jit
 
@@ -277,21 +310,37 @@ class CKernel:
         device = self.get_device(arrays or values)
         for name, (base, suffix) in kinds.items():
             if suffix != "*":
-                values[name] = _scalar(name, base, suffix, values[name], device)
+                values[name] = _scalar(name, base, suffix == "&", values[name], device)
                 if isinstance(values[name], Tensor):
                     arrays[name] = values[name]
-        self.set_contiguous(arrays)
         self.check_device(device, arrays)
+        self.set_contiguous(arrays)
         self.check_half2({name: value for name, value in arrays.items() if kinds[name][1] == "*"})
-        grid, block = (_dimensions(name, size) for name, size in (("grid", grid), ("block", block)))
+        written = self._written(arrays)
+        grid, block = _dimensions("grid", grid), _dimensions("block", block, least=1)
+        shared_mem = _whole("shared_mem", shared_mem)
         self._check_sizes(values, grid, block)
         numbers_by_reference = tuple(n for n, v in values.items() if kinds[n][1] == "&" and not isinstance(v, Tensor))
         codes = _by_value(self.full_codes, numbers_by_reference)
         arguments = [
-            value.data_ptr() if isinstance(value, Tensor) else (kinds[name][0], value) for name, value in values.items()
+            _address(name, kinds[name][0], value) if isinstance(value, Tensor) else (kinds[name][0], value)
+            for name, value in values.items()
         ]
-        if 0 not in grid and 0 not in block:
+        if 0 not in grid:
             jit.launch(self.kernel_name, codes, arguments, device, grid, block, shared_mem)
+            # As any operation in place does: a backward pass that had saved the old numbers says so.
+            torch.autograd.graph.increment_version([value for value in written if not value.is_inference()])
+
+    def _written(self, arrays: dict[str, Tensor]) -> list[Tensor]:
+        """The tensors that the kernel may write into, which is no operation of autograd."""
+        written = {name: value for name, value in arrays.items() if not _is_const(self.cparams[name])}
+        for name, value in written.items():
+            if value.requires_grad and torch.is_grad_enabled():
+                raise RuntimeError(
+                    f"{self.kernel_name} writes into {name}, which requires a gradient, and autograd does not see it: give a "
+                    f"tensor that requires none, such as {name}.detach(), or call within torch.no_grad()"
+                )
+        return list(written.values())
 
     def _check_sizes(self, values: dict[str, Any], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
         """Indices in the text are of type int."""
@@ -307,28 +356,55 @@ def _by_value(codes: str, names: tuple[str, ...]) -> str:
     return codes
 
 
-def _dimensions(name: str, size: Any) -> tuple[int, ...]:
-    if not isinstance(size, tuple) or not 1 <= len(size) <= 3 or not all(isinstance(n, int) and n >= 0 for n in size):
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return operator.index(value)
+
+
+def _dimensions(name: str, size: Any, least: int = 0) -> tuple[int, ...]:
+    whole = isinstance(size, tuple) and all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in size)
+    if not whole or not 1 <= len(size) <= 3:
         raise TypeError(f"{name} must be a tuple of one to three whole numbers, got {size!r}")
-    return (*size, *(1,) * (3 - len(size)))
+    return (*(_whole(name, n, least) for n in size), *(1,) * (3 - len(size)))
 
 
-def _scalar(name: str, base: str, suffix: str, value: Any, device: int) -> Any:
+def _is_number(value: Any, base: str) -> bool:
+    """Whether a value is one number, of Python, NumPy or a tensor, a whole one for int. A half2 may be a tensor of two."""
+    if isinstance(value, Tensor):
+        dtype = value.dtype
+        whole = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        fits = value.numel() in ((1, 2) if base == "half2" else (1,))
+        return fits and (whole or (base != "int" and dtype.is_floating_point))
+    if hasattr(value, "dtype"):  # NumPy's
+        return value.size == 1 and value.dtype.kind in ("iu" if base == "int" else "iuf")
+    return isinstance(value, numbers.Integral if base == "int" else numbers.Real) and not isinstance(value, bool)
+
+
+def _scalar(name: str, base: str, by_reference: bool, value: Any, device: int) -> Any:
     """A scalar argument: a tensor on the kernel's device stays one, to be passed by reference; else a number."""
     if isinstance(value, Tensor):
-        if suffix == "&" and value.is_cuda and value.get_device() == device and value.dtype == _DTYPES[base]:
+        size = 2 if base == "half2" else 1
+        is_there = _device(name, value) == device and value.is_cuda and value.dtype == _DTYPES[base]
+        if by_reference and is_there and value.numel() == size:
             return value
-        value = value[..., 0].item() if base == "half2" and value.numel() == 2 else value.item()
-    elif not isinstance(value, (int, float)):
+        value, *others = value.flatten().tolist()
+        if others and others != [value]:
+            raise ValueError(f"{name} is passed by value, one number for both lanes, got {value} and {others[0]}")
+    elif hasattr(value, "item"):
         value = value.item()
-    if base == "int" and not -_INT_MAX - 1 <= value <= _INT_MAX:
-        raise ValueError(f"{name} must be less than 2^31, as the kernel's indices are of type int, got {value}")
-    if base == "half2":
-        try:
-            struct.pack("e", value)
-        except (OverflowError, struct.error):
-            raise ValueError(f"{name} must fit a half, got {value}") from None
-    return value
+    if base == "int":
+        if not -_INT_MAX - 1 <= value <= _INT_MAX:
+            raise ValueError(f"{name} must be less than 2^31, as the kernel's indices are of type int, got {value}")
+        return int(value)
+    try:
+        number = float(value)
+        struct.pack("<e" if base == "half2" else "<f", number)
+    except (OverflowError, struct.error):
+        raise ValueError(f"{name} must fit a {base.removesuffix('2')}, got {value}") from None
+    return number
 
 
 class _ElementKernel(CKernel):
@@ -348,8 +424,23 @@ class _ElementKernel(CKernel):
                     f"at once, got shape {tuple(value.shape)}; simple_call pads"
                 )
 
+    def _check_sizes(self, values: dict[str, Any], grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+        super()._check_sizes(values, grid, block)
+        for name in self._size_names:
+            if not isinstance(values[name], Tensor):
+                _whole(name, values[name])
+
     def _is_odd(self, value: Tensor) -> bool:
         raise NotImplementedError
+
+    def _is_direct(self, value: Tensor) -> bool:
+        """Whether the kernel can work on the tensor's own memory."""
+        as_half2 = value.dtype == torch.float16
+        return (
+            value.is_contiguous()
+            and not value.is_neg()
+            and not (as_half2 and (self._is_odd(value) or value.data_ptr() % 4))
+        )
 
     def _where_odd(self, value: Tensor) -> str:
         return ""
@@ -375,14 +466,19 @@ class _ElementKernel(CKernel):
         prepared = dict(py_dict)
         copies: dict[int, tuple[Tensor, Tensor]] = {}  # one copy of a tensor that is given twice
         written = []
+        arrays = self._pointers(py_dict)
+        for name, value in arrays.items():
+            _device(name, value)
+        self._written(arrays)
         with torch.no_grad():
-            for name, value in _arrays(py_dict):
-                if name not in self.cparams or _ctype(self.cparams[name])[1] != "*":
-                    continue
-                odd = value.dtype == torch.float16 and self._is_odd(value)
-                if odd or not value.is_contiguous():
+            for name, value in arrays.items():
+                if not self._is_direct(value):
                     if id(value) not in copies:
-                        copies[id(value)] = (value, self._pad(value) if odd else value.contiguous())
+                        odd = value.dtype == torch.float16 and self._is_odd(value)
+                        copy = (
+                            self._pad(value) if odd else torch.empty_like(value, memory_format=torch.contiguous_format)
+                        )
+                        copies[id(value)] = (value, copy if odd else copy.copy_(value))
                     prepared[name] = copies[id(value)][1]
                     if not _is_const(self.cparams[name]):
                         written.append(id(value))
@@ -391,6 +487,11 @@ class _ElementKernel(CKernel):
                 value, copy = copies[key]
                 value.copy_(copy if copy.shape == value.shape else self._unpad(copy, value))
 
+    def _pointers(self, py_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors that the kernel gets as such, not as scalars."""
+        known = {name for name, ctype in self.cparams.items() if _ctype(ctype)[1] == "*"}
+        return {name: value for name, value in _arrays(py_dict) if name in known}
+
     def simple_call(self, **kwargs: Any) -> None:
         """Runs the kernel on tensors of any layout: device, sizes, threads and blocks come from them.
 
@@ -398,15 +499,12 @@ class _ElementKernel(CKernel):
         A size given here, e.g. numel=, is used as it is.
 
         Raises:
-            ValueError, TypeError: see __call__; also if the sizes of the tensors do not agree.
+            ValueError, TypeError, RuntimeError: see __call__; also if the sizes of the tensors do not agree.
         """
-        arrays = {
-            name: value
-            for name, value in _arrays(kwargs)
-            if name in self.cparams and _ctype(self.cparams[name])[1] == "*"
-        }
-        self.get_device(arrays)
+        arrays = self._pointers(kwargs)
+        self.check_device(self.get_device(arrays), arrays)
         sizes = {name: kwargs[name] for name in self._size_names if name in kwargs}
+        self.check_ctypes(sizes)
         if len(sizes) < len(self._size_names):
             sizes = {**self._sizes(arrays), **sizes}
         threads = int(sizes[self._size_names[-1]])
@@ -568,6 +666,9 @@ class CKernel2D(_ElementKernel):
                 f"{self.kernel_name} needs a tensor [T, N], got {[list(v.shape) for v in arrays.values()]}"
             )
         n = _one(self, "N", {name: shape[1] for name, shape in shapes.items()})
+        for name, value in arrays.items():
+            if value.dim() == 1 and value.numel() not in (n, n + n % 2):  # the lanes of an odd row of half2
+                raise ValueError(f"{self.kernel_name}: {name} must be [N] = [{n}], got [{value.numel()}]")
         if any(value.dtype == torch.float16 for value in arrays.values()):
             n = (n + 1) // 2
         # A sequence that also holds a state before the first step or after the last is longer by one.

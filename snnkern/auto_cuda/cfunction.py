@@ -56,6 +56,7 @@ def float_literal(x: float) -> str:
         >>> cfunction.float_literal(0.1)
         '0.1f'
     """
+    x = _number("x", x)
     try:
         (nearest,) = struct.unpack("f", struct.pack("f", x))
     except (struct.error, OverflowError):
@@ -293,6 +294,14 @@ def wrap_return_codes(y: str | None, codes: str) -> str:
     return f"({codes})" if y is None else f"{y} = {codes};"
 
 
+def _number(name: str, x: Any) -> float:
+    """A number of Python, NumPy or a tensor, as one of Python."""
+    value: float = x.item() if hasattr(x, "item") else x
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {x!r}")
+    return value
+
+
 def constant(y: str | None, x: float, dtype: str) -> str:
     """y = x, a number.
 
@@ -302,6 +311,7 @@ def constant(y: str | None, x: float, dtype: str) -> str:
         >>> cfunction.constant("y", 0.5, "half2")
         'y = __float2half2_rn(0.5f);'
     """
+    x = _number("x", x)
     return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, float_literal(x))
 
 
@@ -493,7 +503,7 @@ def sigmoid(y: str | None, x: str, alpha: float, dtype: str) -> str:
         >>> cfunction.sigmoid("y", "x", 4.0, "float")
         'y = 1.0f / (1.0f + expf(-(4.0f) * x));'
     """
-    return code(y, _logistic(operand(x), alpha, dtype), dtype)
+    return code(y, _logistic(operand(x), _number("alpha", alpha), dtype), dtype)
 
 
 def _logistic(x: Expr, alpha: float, dtype: str) -> Expr:
@@ -520,8 +530,11 @@ def sigmoid_backward(y: str | None, x: str, alpha: float, dtype: str) -> str:
 
 
 def _check_range(surrogate: type[surrogates.Surrogate], values: Mapping[str, float]) -> None:
+    names = [p.name for p in surrogate.parameters]
+    if sorted(values) != sorted(names):
+        raise TypeError(f"{surrogate.name}_backward takes {names}, got {list(values)}")
     for p in surrogate.parameters:
-        if not p.range.holds(values[p.name]):
+        if not p.range.holds(_number(p.name, values[p.name])):
             raise ValueError(f"{surrogate.name}_backward: {p.name} must be {p.range}, got {values[p.name]!r}")
 
 

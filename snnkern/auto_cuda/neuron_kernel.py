@@ -17,6 +17,8 @@ snnkern.functional compute half tensors in float throughout.) Sequences are [T, 
 
 from __future__ import annotations
 
+import inspect
+import numbers
 from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -89,6 +91,12 @@ def neuronal_fire(spike: str, v: str, v_th: str, dtype: str = "float", scalars: 
     return cfunction.code(spike, expr.spike(u), dtype, "neuronal_fire", scalars)
 
 
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool) and getattr(getattr(value, "dtype", None), "kind", "") != "b":
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def _frozen(value: Any) -> Any:
     return tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
 
@@ -108,6 +116,10 @@ class _NeuronKernel(base.CKernel2D):
 
     def __init__(self, hard_reset: bool, dtype: str, reverse: bool) -> None:
         cfunction.check_dtype(dtype)
+        hard_reset = _switch("hard_reset", hard_reset)
+        self._check_neuron(hard_reset)
+        for p in self._flags():
+            setattr(self, p.name, _switch(p.name, getattr(self, p.name, p.default)))
         flags = [p.name for p in self._flags() if getattr(self, p.name)]
         name = "_".join([type(self).__name__, "hard" if hard_reset else "soft", *flags, dtype])
         super().__init__(name, reverse)
@@ -143,6 +155,23 @@ class _NeuronKernel(base.CKernel2D):
             self.add_scalar(name)
 
     @classmethod
+    def _check_neuron(cls, hard_reset: bool) -> None:
+        """Of a neuron, these kernels take the charge; spike and reset must be those of Neuron."""
+        if cls.neuron is None:
+            return
+        name = cls.neuron.__name__
+        steps = ("step", "delayed", "fire", "fire_reset")
+        own = [f for f in steps if inspect.getattr_static(cls.neuron, f) is not inspect.getattr_static(Neuron, f)]
+        if own or len(cls.neuron.states) != 1:
+            has = f"overrides {', '.join(own)}" if own else f"has {len(cls.neuron.states)} states"
+            raise TypeError(
+                f"{cls.__name__}: {name} {has}, so these kernels would compute another neuron: they charge one potential, and "
+                "it spikes and resets as that of Neuron does. CONTRIBUTING.md says how a neuron gets kernels of its own"
+            )
+        if hard_reset and "hard" not in cls.neuron.resets():
+            raise ValueError(f"{cls.__name__}: hard_reset must be False, since {name} has no v_reset")
+
+    @classmethod
     def _flags(cls) -> list[Flag]:
         return [p for p in (cls.neuron.parameters if cls.neuron else ()) if isinstance(p, Flag)]
 
@@ -164,7 +193,8 @@ class _NeuronKernel(base.CKernel2D):
             )
         x, v = var(f"x_seq[{at}]"), var(f"v_v_seq[{at}]")
         p = {name: var(name) for name in self._own()} | {q.name: getattr(self, q.name) for q in self._flags()}
-        h = self.neuron.charge(x, v, SimpleNamespace(**p, v_reset=var("v_reset") if self.hard_reset else lift(0)))
+        p |= {"v_threshold": var("v_th"), "v_reset": var("v_reset") if self.hard_reset else lift(0)}
+        h = self.neuron.charge(x, v, SimpleNamespace(**p))
         return x, v, h
 
     def _code(self, y: str, e: Expr, temporaries: str, known: dict[Expr, str] | None = None) -> str:
@@ -238,12 +268,15 @@ class NeuronBPTTKernel(_NeuronKernel):
         self, surrogate_function: Callable[..., str], hard_reset: bool, detach_reset: bool, dtype: str
     ) -> None:
         super().__init__(hard_reset, dtype, reverse=True)
+        self.reserved_cnames += ["over_th", "grad_s_to_h", "grad_v", "grad_h", "grad_h_next_to_v", "grad_h_to_x"]
+        for name in self._learned():
+            self.reserved_cnames += [f"grad_h_to_{name}", *self._sums(name)]
         self.surrogate_function: Callable[..., str] = getattr(surrogate_function, "cuda_codes", surrogate_function)
         if not callable(self.surrogate_function):
             raise TypeError(
                 f"surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate, got {surrogate_function!r}"
             )
-        self.detach_reset = detach_reset
+        self.detach_reset = _switch("detach_reset", detach_reset)
         for name in ("grad_spike_seq", "grad_v_seq", "h_seq"):
             self.add_param(f"const {dtype} *", name)
         for name in ("grad_x_seq", "grad_v_init"):
@@ -434,7 +467,7 @@ class ParametricLIFNodeBPTTKernel(LIFNodeBPTTKernel):
 
 
 def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
-    """Turns each float and int of py_dict into what a kernel takes as a scalar, in place.
+    """Turns each number of py_dict, Python's or NumPy's, into what a kernel takes as a scalar, in place.
 
     That is a tensor of no dimension on the CPU, torch.float or torch.int, which a launch passes by value, also to the GPU.
     (The name is older: no CuPy is needed.)
@@ -452,12 +485,15 @@ def scalar_to_cupy(py_dict: dict[str, Any], ref: str = "x_seq") -> None:
     if py_dict[ref].dtype not in (torch.float32, torch.float16):
         raise TypeError(f"{ref} must be torch.float or torch.half, got {py_dict[ref].dtype}")
     for key, value in py_dict.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            if not -(2**31) <= value < 2**31:
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, numbers.Integral):
+            number = int(value)
+            if not -(2**31) <= number < 2**31:
                 raise ValueError(f"{key} must be less than 2^31, as the kernel's indices are of type int, got {value}")
-            py_dict[key] = torch.tensor(value, dtype=torch.int32)
-        elif isinstance(value, float):
-            py_dict[key] = torch.tensor(value, dtype=torch.float32)
+            py_dict[key] = torch.tensor(number, dtype=torch.int32)
+        elif isinstance(value, numbers.Real):
+            py_dict[key] = torch.tensor(float(value), dtype=torch.float32)
 
 
 def new_tensors(news: tuple[str, ...], py_dict: dict[str, Any], ref: str = "x_seq") -> None:
@@ -502,6 +538,9 @@ class NeuronATGFBase:
         """
         py_dict = dict(py_dict)
         x_seq, v_init = py_dict["x_seq"], py_dict["v_init"]
+        for name, value in (("x_seq", x_seq), ("v_init", v_init)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if x_seq.dim() != 2 or x_seq.shape[0] < 1:
             raise ValueError(f"x_seq must be [T, N] with T >= 1, got {tuple(x_seq.shape)}")
         if v_init.shape != x_seq.shape[1:]:
@@ -567,6 +606,9 @@ class NeuronATGFBase:
         """The body of a Function's forward: (spike_seq, v_seq).
 
         values: x_seq, v_init, v_th, v_reset, and the value of each further parameter of the kernels by its name
+
+        Raises:
+            ValueError, TypeError: the kernels do not go together, or not with these values.
         """
         v_reset = values["v_reset"]
         for kernel in (forward_kernel, backward_kernel):
@@ -575,6 +617,8 @@ class NeuronATGFBase:
                 raise ValueError(f"v_reset must be {wanted} with the kernel {kernel.kernel_name}, got {v_reset!r}")
         requires_grad, blocks, threads, py_dict = NeuronATGFBase.pre_forward(values)
         taken = {name: value for name, value in py_dict.items() if name in forward_kernel.cparams}
+        forward_kernel.check_keys(taken)
+        _check_pair(forward_kernel, backward_kernel, values, py_dict)
         forward_kernel.launch((blocks,), (threads,), taken)
         kept = [name for name in ("x_seq", "v_v_seq") if name in backward_kernel.cparams]
         tensors: dict[str, Tensor] = {name: py_dict[name] for name in kept}
@@ -602,6 +646,38 @@ class NeuronATGFBase:
             shares = py_dict[f"grad_{name}"][: grads["v_init"].numel()]
             grads[name] = shares.sum(dtype=torch.float64).to(parameter.dtype).view_as(parameter)
         return grads
+
+
+def _check_pair(
+    forward: NeuronFPTTKernel, backward: NeuronBPTTKernel, values: dict[str, Any], py_dict: dict[str, Any]
+) -> None:
+    """Raises unless the backward kernel derives what the forward kernel computes, as far as they say it."""
+    names = f"{forward.kernel_name} and {backward.kernel_name}"
+    equal: dict[str, tuple[Any, Any]] = {"dtype": (forward.dtype, backward.dtype)}
+    if forward.neuron and backward.neuron:
+        equal["charge"] = (forward.neuron.charge, backward.neuron.charge)
+        if forward.neuron.charge == backward.neuron.charge:
+            for p in backward._flags():
+                equal[p.name] = (getattr(forward, p.name), getattr(backward, p.name))
+    for name, (a, b) in equal.items():
+        if a != b:
+            raise ValueError(f"{names} must have the same {name}, got {_shown(a)} and {_shown(b)}")
+    for name, value in values.items():
+        if name in ("x_seq", "v_init") or value is None:
+            continue
+        if name not in forward.cparams and name not in backward.cparams:
+            raise ValueError(f"{name}: neither of {names} has this parameter")
+        if isinstance(value, Tensor) and value.requires_grad and name not in backward._learned():
+            raise ValueError(
+                f"{name} requires a gradient, which {backward.kernel_name} does not compute: give {name}.detach()"
+            )
+    results = {"grad_spike_seq", "grad_v_seq", "grad_x_seq", "grad_v_init", *(f"grad_{n}" for n in backward._learned())}
+    if missing := sorted(backward.cparams.keys() - results - py_dict.keys()):
+        raise ValueError(f"{backward.kernel_name} takes {list(backward.cparams)}: missing {missing}")
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__qualname__", repr(value))
 
 
 class IFNodeATGF(torch.autograd.Function):

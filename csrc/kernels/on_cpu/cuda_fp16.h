@@ -124,15 +124,20 @@ void run_threads(void (*)(Params...), void* const* arguments, std::index_sequenc
 
 }  // namespace snnkern
 
-// Placed after the kernel: what snnkern.jit calls.
-#define SNNKERN_LAUNCHER(kernel)                                                                  \
-  template <class... Params>                                                                      \
-  constexpr auto snnkern_indices(void (*)(Params...)) {                                           \
-    return std::index_sequence_for<Params...>();                                                  \
-  }                                                                                               \
-  extern "C" __attribute__((visibility("default"))) void snnkern_launch(const unsigned* size,     \
-                                                                        void* const* arguments) { \
-    gridDim = {size[0], size[1], size[2]};                                                        \
-    blockDim = {size[3], size[4], size[5]};                                                       \
-    snnkern::run_threads<kernel>(kernel, arguments, snnkern_indices(kernel));                     \
+// Placed after the kernel, which may have any name: what snnkern.jit calls. It returns the number of parameters, and
+// runs if there are as many arguments.
+#define SNNKERN_LAUNCHER(kernel)                                                            \
+  template <class... Params>                                                                \
+  constexpr auto snnkern_indices(void (*)(Params...)) {                                     \
+    return std::index_sequence_for<Params...>();                                            \
+  }                                                                                         \
+  extern "C" __attribute__((visibility("default"))) size_t snnkern_launch(                  \
+      const unsigned* snnkern_size, void* const* snnkern_arguments, size_t snnkern_count) { \
+    constexpr auto snnkern_all = snnkern_indices(kernel);                                   \
+    if (snnkern_count == snnkern_all.size()) {                                              \
+      gridDim = {snnkern_size[0], snnkern_size[1], snnkern_size[2]};                        \
+      blockDim = {snnkern_size[3], snnkern_size[4], snnkern_size[5]};                       \
+      snnkern::run_threads<kernel>(kernel, snnkern_arguments, snnkern_all);                 \
+    }                                                                                       \
+    return snnkern_all.size();                                                              \
   }
