@@ -11,12 +11,24 @@ from torch import Tensor
 from ._nn import MultiStep
 
 
+class Foreign:
+    """Base of the neurons of snnkern.compat, where other libraries may mean something else by `reset` and `detach`."""
+
+    def _reset_states(self) -> None:
+        raise NotImplementedError
+
+    def _detach_states(self) -> None:
+        raise NotImplementedError
+
+
 def for_each_neuron(method: str, net: Any, change: Callable[[Tensor], Tensor | None]) -> None:
     """Calls a method of every neuron in a network; where a frozen neuron has lost it, changes its states."""
     if isinstance(net, torch.nn.Module):
         for module in net.modules():
             if isinstance(module, MultiStep):
                 getattr(module, method)()
+            elif isinstance(module, Foreign):
+                getattr(module, f"_{method}_states")()
             elif isinstance(module, torch.jit.ScriptModule):
                 _scripted(method, module._c, change)
     elif isinstance(net, (list, tuple, Mapping)):

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 import torch.fx
 from torch import Tensor
+from torch._C import _get_dispatch_mode as dispatch_mode
+from torch._C import _get_tracing_state as tracing_state
 
 from ._states import State, check_start, is_start_to_check, states_of
 from ._specification import NEURONS
@@ -25,10 +27,10 @@ def recorder() -> str:
     # What is_exporting() returns; under torch.compile, that function says True in torch 2.11.
     if torch.compiler._is_exporting_flag:
         return "an exported program"
-    if torch._C._get_tracing_state() is not None:
+    if tracing_state() is not None:
         _traced.add(True)
         return "torch.jit.trace"
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+    if dispatch_mode(_PROXY) is not None:
         return "make_fx"
     if _traced:  # torch.jit.trace then calls the module once more, to compare
         frame: FrameType | None = sys._getframe()
@@ -41,6 +43,7 @@ def recorder() -> str:
 
 
 recorder._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it while it traces
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 _CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
 _traced: set[bool] = set()  # not empty from a torch.jit.trace to the first call after it
 
@@ -190,7 +193,11 @@ class MultiStep(torch.nn.Module):
         """The state that the call starts from: the kept one, the one that was set, or None where the operator knows."""
         dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            pass
+            if torch.ops.snnkern._in_backward():
+                raise RuntimeError(
+                    "a scripted module cannot recompute in a backward pass, since the state from which it started is gone: "
+                    "call torch.utils.checkpoint with the module that is not scripted"
+                )
         else:  # TorchScript reads one branch only, and cannot read this one
             if state is not None and recorder():
                 raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")

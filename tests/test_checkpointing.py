@@ -345,6 +345,17 @@ def test_a_recomputation_of_another_library_is_an_error() -> None:
     assert all(v is before[key] for key, v in states(net).items())
 
 
+@each_neuron
+@each_kind
+def test_a_recomputation_of_a_scripted_module_is_an_error(neuron: str, use_reentrant: bool) -> None:
+    scripted = torch.jit.script(network(neuron))
+    out = checkpoint(scripted, torch.ones(2, 3, 5, requires_grad=True), use_reentrant=use_reentrant)
+    with pytest.raises(torch.jit.Error, match=r"a scripted module cannot recompute in a backward pass"):
+        out.sum().backward()
+    nn.reset(scripted)
+    scripted(torch.ones(2, 3, 5)).sum().backward()
+
+
 @each_kind
 def test_a_failed_backward_leaves_the_state_alone(use_reentrant: bool) -> None:
     calls = []

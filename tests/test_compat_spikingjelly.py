@@ -201,6 +201,8 @@ def test_state_and_step_modes() -> None:
     assert node.v.grad_fn is not None
     functional.detach_net(node)
     assert node.v.grad_fn is None
+    snnkern.nn.reset(torch.nn.Sequential(node))
+    assert node.v == 0.0
     with pytest.raises(ValueError, match="step_mode must be in"):
         node.step_mode = "q"
 

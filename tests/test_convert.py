@@ -181,10 +181,19 @@ def test_spikingjellys_functions_work_on_a_converted_network() -> None:
     assert lif.v.grad_fn is None
 
 
+def test_a_single_neuron() -> None:
+    x = 2 * noise((T,), torch.float64, 0)
+    for mode, run in (("m", sequence), ("s", single_steps)):
+        assert_same(library("spikingjelly.activation_based.neuron").LIFNode(step_mode=mode), run, x)
+    snntorch = library("snntorch")
+    assert_same(snntorch.Leaky(0.5, init_hidden=True), single_steps, x)
+
+
 def test_attributes_may_change_afterwards() -> None:
     neuron = library("spikingjelly.activation_based.neuron")
     surrogate = library("spikingjelly.activation_based.surrogate")
-    net = step_net(neuron.LIFNode)
+    # Their default surrogate is one object for all neurons.
+    net = step_net(lambda: neuron.LIFNode(surrogate_function=surrogate.Sigmoid()))
     converted = snnkern.convert(net)
     for n in (net, converted):
         n[2].v_threshold, n[2].detach_reset, n[2].tau, n[2].v = 0.5, True, 4.0, 0.25
@@ -269,6 +278,11 @@ def test_hidden_states_of_snntorch_are_reset_by_its_own_function() -> None:
     converted = assert_same(net, run)
     with pytest.raises(TypeError, match="init_hidden"):
         converted[1](noise((N, 10), torch.float64, 1), torch.zeros(N, 10))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_membrane_of_snntorch_that_forgets_all_or_nothing(beta: float) -> None:
+    assert_same(Loop(*(library("snntorch").Leaky(beta) for _ in range(2))), sequence)
 
 
 @pytest.mark.parametrize("maker", ["atan", "fast_sigmoid", "sigmoid", "straight_through_estimator"])
@@ -461,6 +475,20 @@ def test_a_network_of_four_libraries() -> None:
     converted = assert_same(Mixed(), sequence)
     assert str(converted).count("snnkern.") == 4
     assert isinstance(snnkern.convert(converted), Mixed)  # there is nothing left to convert, and no complaint
+
+
+def test_snnkerns_own_reset_and_detach_work_too() -> None:
+    net = snnkern.convert(Mixed())
+    x = noise((T, N, C), torch.float64, 1)
+    first = net(x)
+    assert not torch.equal(net(x), first)
+    snnkern.nn.reset(net)
+    assert torch.equal(net(x), first)
+    assert net.jelly.v.requires_grad
+    assert net.leaky.mem.requires_grad
+    assert net.sinabs.v_mem.requires_grad
+    snnkern.nn.detach(net)
+    assert not any(state.requires_grad for state in (net.jelly.v, net.leaky.mem, net.sinabs.v_mem))
 
 
 def test_in_single_precision_the_spikes_are_the_same() -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def test_imports_the_standard_library_and_networkx_and_what_stands_below() -> No
             top, _, rest = name.partition(".")
             legal = rest.startswith(below) if top == "codegen" else top in {*sys.stdlib_module_names, "networkx"}
             assert legal, f"{source.relative_to(ROOT)} imports {name}"
+
+
+def test_imports_in_no_circle() -> None:
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "codegen").rglob("*.py")}
+    uses = {
+        module: {m for m in modules if any(f"{name}.".startswith(f"{m}.") for name in imports(path))}
+        for module, path in modules.items()
+    }
+    assert "codegen.graph.expr" in uses["codegen.specification.base"]
+    order = list(TopologicalSorter(uses).static_order())  # raises CycleError
+    assert order.index("codegen.graph.expr") < order.index("codegen.emit.kernels") < order.index("codegen.__main__")
 
 
 class Toy(Neuron):

@@ -46,6 +46,19 @@ def no_compiler(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("compiled again")
 
 
+def test_is_imported_when_it_is_asked_for() -> None:
+    """A network needs neither, so `import snnkern` does not wait for them."""
+    program = """
+import sys, snnkern
+assert not {"snnkern.auto_cuda", "snnkern.jit"} & set(sys.modules) and {"auto_cuda", "jit"} <= set(dir(snnkern))
+print(snnkern.auto_cuda.base.CKernel1D.__name__, snnkern.auto_cuda.neuron_kernel.__name__, snnkern.jit.__name__)
+snnkern.no_such_name
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["CKernel1D", "snnkern.auto_cuda.neuron_kernel", "snnkern.jit"]
+    assert "module 'snnkern' has no attribute 'no_such_name'" in done.stderr
+
+
 def test_compiled_once(cache: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(1.0, device) == [1.0] * 3 and call(2.0, device) == [2.0] * 3
     files = sorted(cache.iterdir())

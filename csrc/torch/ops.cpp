@@ -2,8 +2,11 @@
 //   lif_forward    public; records a node under autograd
 //   _lif_train     lif_forward that also returns the checkpoints which lif_backward needs
 //   lif_backward   the gradients of lif_forward
+// and, for the modules in TorchScript,
+//   _in_backward   whether a backward pass runs on this thread
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include <string>
@@ -65,7 +68,12 @@ void for_all(torch::Library& m, const Function& function) {
 
 }  // namespace
 
-TORCH_LIBRARY(snnkern, m) { for_all(m, define); }
+TORCH_LIBRARY(snnkern, m) {
+  for_all(m, define);
+  // CONSERVATIVE: without an argument, TorchScript would take it for a constant.
+  m.def(torch::schema("_in_backward() -> bool", c10::AliasAnalysisKind::CONSERVATIVE),
+        [] { return torch::autograd::get_current_graph_task_id() != -1; });
+}
 TORCH_LIBRARY_IMPL(snnkern, CPU, m) { for_all(m, implement); }
 TORCH_LIBRARY_IMPL(snnkern, CUDA, m) { for_all(m, implement); }
 TORCH_LIBRARY_IMPL(snnkern, Meta, m) { for_all(m, implement); }

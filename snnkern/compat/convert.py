@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .._networks import Foreign
 from .._nn import MultiStep
-from .spikingjelly._fused import Fused
 
 # A table is imported only for a library that is there already.
 TABLES = {
@@ -26,7 +26,7 @@ TABLES = {
 }
 
 
-class Converted:
+class Converted(Foreign):
     """Base of the converted neurons."""
 
     def _get_name(self) -> str:
@@ -96,7 +96,7 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         net = _copy(net)
     neurons = 0
     for module in net.modules():
-        neurons += isinstance(module, (Converted, Fused, MultiStep))
+        neurons += isinstance(module, (Foreign, MultiStep))
         for table in tables:
             converted = table.CONVERTED.get(type(module))
             if converted is not None and table.refusal(module) is None:

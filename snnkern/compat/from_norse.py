@@ -50,6 +50,11 @@ class Neuron(Converted):
     several: ClassVar[bool]
     detach_reset: ClassVar[bool] = False
 
+    def _reset_states(self) -> None:
+        """It keeps none."""
+
+    _detach_states = _reset_states
+
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         if input_tensor.is_sparse:
             return super().forward(input_tensor, state)  # type: ignore[misc]

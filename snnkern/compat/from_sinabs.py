@@ -60,6 +60,13 @@ class Layer(Converted):
     def __repr__(self) -> str:
         return f"snnkern.{super().__repr__()}"
 
+    def _reset_states(self) -> None:
+        self.reset_states()
+
+    def _detach_states(self) -> None:
+        for name, value in self.named_buffers():
+            setattr(self, name, value.detach())
+
     def forward(self, input_data: Tensor) -> Tensor:
         if isinstance(self, SqueezeMixin):
             return self.squeeze_forward(input_data, self._sequence)

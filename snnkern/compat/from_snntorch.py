@@ -1,8 +1,8 @@
 """snnTorch's neurons as snnkern.convert makes them.
 
 They stay single steps of a time loop that the user writes, with snnTorch's arguments, results and states; snntorch.utils.reset
-and the like work. A delayed subtraction, and Leaky's delayed reset to zero, are conventions that the operators have; other
-resets are written here, between the operator that charges and the one that spikes.
+and the like work. A delayed subtraction, and Leaky's delayed reset to zero, are conventions that the operators have. With other
+resets, snnTorch's own function charges the membrane, and an operator makes the spike.
 """
 
 from __future__ import annotations
@@ -43,27 +43,29 @@ def spike_surrogate(function: Any) -> Surrogate:
     return SURROGATES[maker](*inspect.getclosurevars(function).nonlocals.values())
 
 
-def _tau(keep: Tensor) -> Tensor:
-    """The time constant of what stays in a step."""
-    return 1 / (1 - keep.clamp(0, 1))
-
-
-def _leak(x: Tensor, v: Tensor, tau: Tensor, decay_input: bool = False) -> Tensor:
-    return functional.li(x.unsqueeze(0), v, tau=tau, decay_input=decay_input)[1]
-
-
 class Neuron(Converted):
     """A step in snnTorch's way: states come as arguments, or are kept from the last call."""
 
+    mem: Tensor
+    syn: Tensor
     names: ClassVar[tuple[str, ...]] = ("mem",)  # the states, in the order of the arguments
-    fused: ClassVar[tuple[str, ...]] = ("subtract",)  # the delayed resets that its operator has
+    fused: ClassVar[tuple[str, ...]] = ("subtract",)  # the delayed resets that the operator of its step has
 
     def _adopted(self) -> None:
         # snntorch.utils.reset goes through this list, where a copy is not.
         if all(neuron is not self for neuron in snntorch.SpikingNeuron.instances):
             snntorch.SpikingNeuron.instances.append(self)
 
+    def _reset_states(self) -> None:
+        self.reset_mem()
+
+    def _detach_states(self) -> None:
+        for name in self.names:
+            setattr(self, name, getattr(self, name).detach())
+
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
+        if input_.dim() == 0:  # the operators take neurons by the row
+            return super().forward(input_, *states, **named)  # type: ignore[misc]
         if len(states) > len(self.names) or not named.keys() <= set(self.names[len(states) :]):
             raise TypeError(f"{type(self).__name__} takes input_ and the states {', '.join(self.names)}")
         given = {k: v for k, v in {**dict(zip(self.names, states, strict=False)), **named}.items() if v is not None}
@@ -72,37 +74,34 @@ class Neuron(Converted):
         for name in self.names:
             value = given.get(name, getattr(self, name))
             setattr(self, name, value if value.shape == input_.shape else torch.zeros_like(input_))
-        spk = self._step(input_, MECHANISMS[self.state_function.__name__])
+        spk = self._step(input_)
         if self.init_hidden and not self.output:
             return spk
         return spk, *(getattr(self, name) for name in self.names if name != "spk")
 
-    def _step(self, x: Tensor, mechanism: str) -> Tensor:
+    def _step(self, x: Tensor) -> Tensor:
         firing = {"v_threshold": self.threshold, "strict": True, "surrogate": self._spike()}
-        delayed = getattr(self, "reset_delay", True)
+        mechanism, delayed = MECHANISMS[self.state_function.__name__], getattr(self, "reset_delay", True)
         if delayed and mechanism in self.fused:
             v_reset = None if mechanism == "subtract" else 0.0
-            spk, self.mem = self._fused(x.unsqueeze(0), v_reset=v_reset, delay_reset=True, **firing)
+            spk = self._fused(self._input(x).unsqueeze(0), v_reset=v_reset, delay_reset=True, **firing).squeeze(0)
         else:
-            reset = self.mem_reset(self.mem)
-            h = self._charge(x, reset, mechanism)
-            spk = functional.if_(h.unsqueeze(0), v_reset=None, **firing)[0]
+            self.reset = self.mem_reset(self.mem)
+            states = self.state_function(x)  # with the reset that is due
+            names = [name for name in self.names if name != "spk"]
+            for name, state in zip(names, states if len(names) > 1 else [states], strict=True):
+                setattr(self, name, state)
+            spk = functional.if_(self.mem.unsqueeze(0), v_reset=None, **firing)[0].squeeze(0)
             if not delayed:  # the spike resets, and what the last one has reset comes back
-                owed = spk.squeeze(0) - reset
-                h = h - owed * {"subtract": self.threshold, "zero": h, "none": 0.0}[mechanism]
-            self.mem = h
-        return spk.squeeze(0) * self.graded_spikes_factor
+                owed = {"subtract": self.threshold, "zero": self.mem, "none": 0.0}[mechanism]
+                self.mem = self.mem - (spk - self.reset) * owed
+        return spk * self.graded_spikes_factor
 
-    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
-        """The spikes and the next potential, by the neuron's operator; other states are set."""
-        raise NotImplementedError
+    def _input(self, x: Tensor) -> Tensor:
+        return x
 
-    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
-        """The potential that decides about the spike, after the delayed reset; other states are set."""
-        h = self._potential(x)
-        return h - reset * {"subtract": self.threshold, "zero": h, "none": 0.0}[mechanism]
-
-    def _potential(self, x: Tensor) -> Tensor:
+    def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
+        """The spikes, by the neuron's operator; sets the states."""
         raise NotImplementedError
 
     def _spike(self) -> Surrogate:
@@ -115,80 +114,55 @@ class Neuron(Converted):
 class Leaky(Neuron, snntorch.Leaky):
     fused = ("subtract", "zero")
 
-    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
-        return functional.lif(x_seq, self.mem, tau=_tau(self.beta), decay_input=False, **firing)
-
-    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
-        if mechanism == "zero":  # before the charge
-            return _leak(x, (1 - reset) * self.mem, _tau(self.beta))
-        return super()._charge(x, reset, mechanism)
-
-    def _potential(self, x: Tensor) -> Tensor:
-        return _leak(x, self.mem, _tau(self.beta))
+    def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
+        # As a current that is gone after a step: beta * mem + x, to the bit.
+        spk, self.mem, _ = functional.cuba(x_seq, self.mem, alpha=0.0, beta=self.beta.clamp(0, 1), **firing)
+        return spk
 
 
 class Lapicque(Neuron, snntorch.Lapicque):
-    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+    def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
         circuit = {"resistance": self.R, "capacitance": self.C, "dt": self.time_step}
         circuit = {name: value.to(torch.float64) for name, value in circuit.items()}  # they may be whole numbers
-        return functional.lapicque(x_seq, self.mem, **circuit, **firing)
-
-    def _potential(self, x: Tensor) -> Tensor:
-        return _leak(self.R * x, self.mem, self.R * self.C / self.time_step, decay_input=True)
+        spk, self.mem = functional.lapicque(x_seq, self.mem, **circuit, **firing)
+        return spk
 
 
 class Synaptic(Neuron, snntorch.Synaptic):
-    syn: Tensor
     names = ("syn", "mem")
 
-    def _fused(self, x_seq: Tensor, **firing: Any) -> tuple[Tensor, Tensor]:
+    def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
         kept = {"alpha": self.alpha.clamp(0, 1), "beta": self.beta.clamp(0, 1)}
-        spk, mem, self.syn = functional.cuba(x_seq, self.mem, self.syn, **kept, **firing)
-        return spk, mem
-
-    def _potential(self, x: Tensor) -> Tensor:
-        self.syn = _leak(x, self.syn, _tau(self.alpha))
-        return _leak(self.syn, self.mem, _tau(self.beta))
+        spk, self.mem, self.syn = functional.cuba(x_seq, self.mem, self.syn, **kept, **firing)
+        return spk
 
 
 class Alpha(Neuron, snntorch.Alpha):
     """Its potential is the scaled sum of two currents, and remembers nothing itself."""
 
-    syn_exc: Tensor
-    syn_inh: Tensor
     names = ("syn_exc", "syn_inh", "mem")
     fused = ()
-
-    def _charge(self, x: Tensor, reset: Tensor, mechanism: str) -> Tensor:
-        before = self.syn_inh
-        self.syn_exc, self.syn_inh = _leak(x, self.syn_exc, _tau(self.alpha)), _leak(-x, before, _tau(self.beta))
-        alpha, beta = self.alpha.clamp(0, 1).log(), self.beta.clamp(0, 1).log()
-        h = (alpha / (beta - alpha) + 1) * (self.syn_exc + self.syn_inh)
-        if mechanism == "none":
-            return h
-        self.syn_exc = self.syn_exc - reset * (self.threshold if mechanism == "subtract" else self.syn_exc)
-        self.syn_inh = self.syn_inh - reset * self.syn_inh
-        return h + reset * before if mechanism == "subtract" else h - reset * h
 
 
 class Recurrent(Neuron):
     """Its own spikes come back through a layer."""
 
-    def _step(self, x: Tensor, mechanism: str) -> Tensor:
-        self.spk: Tensor = super()._step(x + self.recurrent(self.spk), mechanism)
+    def _step(self, x: Tensor) -> Tensor:
+        self.spk: Tensor = super()._step(x)
         return self.spk
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x + self.recurrent(self.spk)
 
 
 class RLeaky(Recurrent, snntorch.RLeaky):
     names = ("spk", "mem")
     _fused = Leaky._fused
-    _potential = Leaky._potential
 
 
 class RSynaptic(Recurrent, snntorch.RSynaptic):
     names = ("spk", "syn", "mem")
     _fused = Synaptic._fused
-    _potential = Synaptic._potential
 
 
 CONVERTED: dict[type, type[Converted]] = {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import functional
 from ... import surrogate as surrogates
+from ..._networks import Foreign
 from ..._surrogate import Surrogate
 
 # The modules whose surrogates are meant by their names.
@@ -95,13 +96,14 @@ def _key(function: Any) -> tuple[Any, ...]:
     return type(function), *values.items()
 
 
-class Fused:
+class Fused(Foreign):
     """The steps of a neuron: its attributes are read at every call, since SpikingJelly's users change them."""
 
     fused: ClassVar[Node]
     surrogate_function: Any
     _memories_rv: dict[str, Any]
     v_seq: Any
+    reset: Callable[[], None]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         return self._run(x.unsqueeze(0), several=False).squeeze(0)
@@ -110,6 +112,11 @@ class Fused:
         return self._run(x_seq, several=True)
 
     def _run(self, x_seq: Tensor, several: bool) -> Tensor:
+        if x_seq.dim() == 1:  # a single neuron: the operators take neurons by the row
+            spikes = self._run(x_seq.unsqueeze(-1), several)
+            for name in self.fused.states.values():
+                setattr(self, name, getattr(self, name).squeeze(-1))
+            return spikes.squeeze(-1)
         states = self.fused.states
         arguments: dict[str, Any] = {f"{ours}_init": self._start(name, x_seq[0]) for ours, name in states.items()}
         for ours, value in self.fused.arguments.items():
@@ -130,6 +137,15 @@ class Fused:
         if several and stores_all:
             self.state_seqs = sequences
         return spikes
+
+    def _reset_states(self) -> None:
+        self.reset()
+
+    def _detach_states(self) -> None:
+        for name in [*self.fused.states.values(), "v_seq"]:
+            value = getattr(self, name, None)
+            if isinstance(value, Tensor):
+                setattr(self, name, value.detach())
 
     def _start(self, name: str, x: Tensor) -> Tensor | None:
         """A state as the operator takes it: SpikingJelly has a number before the first step, and after another batch size."""

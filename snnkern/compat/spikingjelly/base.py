@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._networks import Foreign
+
 __all__ = ["MemoryModule", "MultiStepModule", "SingleStepModule", "StepModule", "memories", "named_memories"]
 
 
@@ -47,7 +49,7 @@ class MultiStepModule(StepModule):
         return ("m",)
 
 
-class MemoryModule(torch.nn.Module, StepModule):
+class MemoryModule(torch.nn.Module, StepModule, Foreign):
     """A module with memories: attributes that live between calls, outside the state_dict, until reset() sets them back.
 
     A derived class has single_step_forward, and multi_step_forward if it can do better than one step after another.
@@ -78,6 +80,12 @@ class MemoryModule(torch.nn.Module, StepModule):
         for name, value in self.named_memories():
             if isinstance(value, Tensor):
                 setattr(self, name, value.detach())
+
+    def _reset_states(self) -> None:
+        self.reset()
+
+    def _detach_states(self) -> None:
+        self.detach()
 
     def named_memories(self) -> Iterator[tuple[str, Any]]:
         for name in self._memories_rv:
