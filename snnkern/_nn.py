@@ -15,8 +15,8 @@ from torch import Tensor
 from torch._C import _get_dispatch_mode as dispatch_mode
 from torch._C import _get_tracing_state as tracing_state
 
-from ._states import State, check_start, is_start_to_check, states_of
 from ._specification import NEURONS
+from ._states import State, check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
 from .codegen.specification.base import Neuron

@@ -179,7 +179,7 @@ def _python(text: str, name: str) -> ModuleType:
     file = f"<snnkern: {name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     sys.modules[module.__name__] = module  # where TorchScript looks for the names of a class
-    exec(compile(text, file, "exec"), vars(module))
+    exec(compile(text, file, "exec", dont_inherit=True), vars(module))
     return module
 
 

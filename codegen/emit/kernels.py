@@ -8,6 +8,8 @@ cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: 
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
+
+What is defined at run time is made into a text for each kernel that is asked for, see snnkern/define.py.
 """
 
 from __future__ import annotations
