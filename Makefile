@@ -10,8 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_TOOLS := "setuptools>=64" ninja pybind11 wheel
-CPP := $(wildcard $(foreach room,kernels kernels/on_cpu torch,$(addprefix csrc/$(room)/,*.h *.cpp *.cuh)))
-SOURCES := setup.py pyproject.toml $(CPP) $(wildcard codegen/*.py codegen/*/*.py snnkern/*.py snnkern/auto_cuda/*.py)
+CPP := $(sort $(shell find csrc/kernels csrc/torch -name '*.*h' -o -name '*.cpp'))
+PYTHON_SOURCES := $(sort $(shell find codegen snnkern -name '*.py' -not -path 'snnkern/_generated/*'))
+SOURCES := setup.py pyproject.toml $(CPP) $(PYTHON_SOURCES)
 
 # The torch of PyPI is a CUDA build, and setup.py rightly refuses to build for it in silence without CUDA. Someone who
 # tries the project on a laptop wants just that, so this decides for them, and says so. Your SNNKERN_CUDA comes first.

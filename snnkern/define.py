@@ -36,6 +36,7 @@ import torch
 from . import _dtensor, _library, _operators, _specification, _vmap, functional, jit, nn, reference, surrogate
 from .codegen.emit import kernels, python, schema, step
 from .codegen.specification.base import RESETS, Neuron, Range, Surrogate
+from .codegen.specification.check import check_surrogate
 from .codegen.specification.neurons import NEURONS
 from .codegen.specification.surrogates import SURROGATES
 
@@ -101,8 +102,7 @@ def define_neuron(neuron: N) -> N:
     if not (neuron.__doc__ or "").strip() or "__doc__" not in own:
         neuron.__doc__ = f"{neuron.module}."
     with _lock:
-        steps = [(kind, reset) for kind in step.kinds(neuron) for reset in neuron.resets()]
-        step.check_names(neuron)
+        steps = step.checked_steps(neuron, for_readers=False)
         # All that operators, functions and modules are made of.
         text = repr(schema.arguments(neuron)) + step.neuron_code(neuron, steps) + python.functional_module([neuron])
         key = f"{neuron.name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -147,6 +147,7 @@ def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     equations.__doc__ = vars(given).get("__doc__") or f"{given.__name__}."
     _check_free("surrogate", given, equations.name, {s.name: s for s in SURROGATES})
     _check_free("surrogate", given, equations.__name__, {s.__name__: s for s in SURROGATES})
+    check_surrogate(equations, for_readers=False)
     with _lock:
         text = step.surrogate_code(equations) + python.surrogate_module([equations])
         key = f"{equations.name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from snnkern import functional, nn, reference, surrogate
 from snnkern.codegen.emit.kernels import Selection
 from snnkern.codegen.emit.step import is_exact
+from snnkern.codegen.graph.evaluate import evaluate as evaluate_all
 from snnkern.codegen.graph.expr import Expr
 from snnkern.codegen.specification.neurons import NEURONS, Neuron
 from snnkern.codegen.specification.surrogates import SURROGATES
@@ -261,37 +262,9 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-MATH: dict[str, Callable[[float], float]] = {
-    "exp": math.exp, "log": math.log, "sigmoid": lambda a: 1 / (1 + math.exp(-a)), "sin": math.sin, "cos": math.cos,
-    "atan": math.atan, "abs": abs, "floor": math.floor, "round": round, "erfc": math.erfc,
-}  # fmt: skip
-BINARY: dict[str, Callable[[float, float], float]] = {
-    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b,
-    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
-}  # fmt: skip
-
-
 def evaluate(e: Expr, scope: dict[str, float], gradient: Callable[[float], float] = lambda u: 1.0) -> float:
     """What a traced expression computes, for a surrogate gradient."""
-    if e.op == "const":
-        return float(e.value)
-    if e.op in ("var", "flag"):
-        return scope[e.value]
-    args = [evaluate(a, scope, gradient) for a in e.args]
-    if e.op in BINARY:
-        return BINARY[e.op](*args)
-    if e.op in MATH:
-        return MATH[e.op](*args)
-    if e.op == "spike":
-        return float(args[0] >= 0)
-    if e.op == "gradient":
-        return gradient(args[0])
-    if e.op == "neg":
-        return -args[0]
-    if e.op in ("where", "select"):
-        return args[1] if args[0] else args[2]
-    assert e.op == "detach"
-    return args[0]
+    return evaluate_all([e], scope, gradient)[0]
 
 
 def library(name: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from snnkern.auto_cuda import base, cfunction
+from snnkern.codegen.graph.expr import var
 from snnkern.codegen.specification import surrogates
 
 from support import SURROGATE_CLASSES, noise
@@ -80,6 +81,18 @@ def test_each_function(name: str, dtype: str, device: str) -> None:
     for result in evaluate(getattr(cfunction, name), dtype, *given):
         error = (result.double() - expected).abs() / expected.abs().clamp(min=torch.finfo(DTYPES[dtype]).tiny)
         assert error.max() <= units * precision, f"at {expected[error.argmax()]}: {error.max() / precision} units"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("word", ["tanh", "sqrt", "round", "power"])
+def test_words_of_equations(word: str, dtype: str, device: str) -> None:
+    equations: Callable[..., Any] = (lambda a: a**2.5) if word == "power" else (lambda a: getattr(a, word)())
+    operand = (x.abs() + 0.1).to(device, DTYPES[dtype])
+    results = evaluate(lambda result, a, dtype: cfunction.code(result, equations(var(a)), dtype), dtype, operand)
+    for result in results:
+        torch.testing.assert_close(
+            result, equations(operand.double()).to(DTYPES[dtype]), rtol=2e-3 if dtype == "half2" else 1e-6, atol=0
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -233,6 +246,8 @@ def test_a_place_may_declare_a_variable() -> None:
 
 
 def test_clear_errors() -> None:
+    with pytest.raises(ValueError, match="the equations use 'relu', for which cfunction has no code"):
+        cfunction.code("y", var("x").relu(), "float")
     with pytest.raises(ValueError, match="dtype must be 'float' or 'half2', got 'double'"):
         cfunction.add("z", "x", "y", "double")
     with pytest.raises(

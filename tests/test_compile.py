@@ -123,11 +123,16 @@ def test_inference_holds_no_checkpoints(neuron: str, device: str) -> None:
     assert operators() == {f"snnkern._{neuron}_train.default", f"snnkern.{neuron}_backward.default"}
 
 
+def changed_by(p: Float, amount: float) -> float:
+    """The default, and an amount more; or less, where more is out of range."""
+    return p.default + amount if p.range.holds(p.default + amount) else p.default - amount
+
+
 @each_neuron
 def test_twelve_neurons_of_different_parameters_are_one_frame(neuron: str, device: str) -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     numbers = [p for p in neuron_class(neuron).all_parameters() if isinstance(p, Float) and p.name != "v_reset"]
-    layers = [{p.name: p.default + (1 if p.range.integer else 0.05) * i for p in numbers} for i in range(12)]
+    layers = [{p.name: changed_by(p, (1 if p.range.integer else 0.05) * i) for p in numbers} for i in range(12)]
     learned = [torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned]
 
     def net(x: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ def test_compiled_autograd_of_an_eager_forward(neuron: str, device: str) -> None
         if only_x:
             tensors = {n: t.detach().requires_grad_(n == "x_seq") for n, t in tensors.items()}
         first = next(p for p in neuron_class(name).all_parameters() if isinstance(p, Float))
-        outputs = function(functional, name)(**tensors, **{first.name: first.default + changed})
+        outputs = function(functional, name)(**tensors, **{first.name: changed_by(first, changed)})
         total = sum((o * noise(tuple(o.shape), o.dtype, 9, device)).sum() for o in outputs)
         leaves = [t for t in tensors.values() if t.requires_grad]
         expected = torch.autograd.grad(total, leaves, retain_graph=True)

@@ -348,6 +348,39 @@ def test_a_network_of_norse(name: str, kind: str, sizes: dict[str, int], method:
     assert_same(net, cell_steps if name.endswith("Cell") else with_state)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LIF", "LIFCell", "LIFBoxCell", "IAF", "LI", "LICell"])
+def test_the_types_of_norse(name: str, kind: torch.dtype) -> None:
+    net, x = getattr(library("norse.torch"), name)(), noise((T, N, C), kind, 1)
+    converted = snnkern.convert(net)
+    theirs, state = net(x)
+    ours, kept = converted(x)
+    assert ours.dtype == theirs.dtype
+    assert converted(x, kept)[0].dtype == net(x, state)[0].dtype
+
+
+def test_parameters_of_norse_are_learned() -> None:
+    p = norse_parameters("lif", **RATES)
+    learned = {name: nn.Parameter(getattr(p, name)) for name in RATES}
+    net = library("norse.torch").LIF(p=p)
+    net.p = p._replace(**learned)
+    for name, parameter in learned.items():
+        net.register_parameter(name, parameter)
+    x = 4 * noise((T, N, C), torch.float64, 1)
+    state = net.initial_state(x)._replace(v=torch.zeros(N, C))  # that of Norse is float32, and so is its first gradient
+
+    def backward() -> None:
+        spikes, last = net(x, state)
+        sum(t.sum() for t in (spikes, last.v, last.i)).backward()
+
+    backward()
+    expected = {name: parameter.grad.clone() for name, parameter in learned.items()}
+    net.zero_grad()
+    snnkern.convert(net, inplace=True)
+    backward()
+    assert all(error(learned[name].grad, gradient) <= EXACT for name, gradient in expected.items())
+
+
 def test_norses_soft_reset_and_recorded_states() -> None:
     norse = library("norse.torch")
     soft = {"reset_method": library("norse.torch.functional.reset").reset_subtract, "v_th": 0.5}
@@ -568,12 +601,13 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
             "inhibition": snntorch.Leaky(0.5, inhibition=True),
             "custom": snntorch.Leaky(0.5, spike_grad=snntorch.surrogate.heaviside()),
             "refractory": norse.LIFRefracCell(),
+            "fast": norse.LICell(dt=0.1),
             "adjoint": norse.LIFCell(p=norse_parameters("lif", method="adjoint")),
             "recurrent": sinabs.LIFRecurrent(tau_mem=4.0, rec_connect=nn.Identity()),
             "value": sinabs.IAF(reset_fn=library("sinabs.activation").MembraneSubtract(0.5)),
         }
     )
-    with pytest.raises(ValueError, match="9 of the network's neurons cannot be converted") as caught:
+    with pytest.raises(ValueError, match="10 of the network's neurons cannot be converted") as caught:
         snnkern.convert(net, inplace=True)
     lines = str(caught.value).splitlines()
     reasons = {
@@ -583,6 +617,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
         "inhibition": "Leaky: inhibition=True",
         "custom": "Leaky: its surrogate function heaviside is not one of snnkern's; nearest: snntorch.surrogate.atan",
         "refractory": "LIFRefracCell: snnkern has no such neuron; nearest: snnkern.nn.RefractoryLIF",
+        "fast": "LICell: dt * tau_mem_inv is not above 0 and at most 1; nearest: a smaller dt",
         "adjoint": "LIFCell: its method 'adjoint'",
         "recurrent": "LIFRecurrent: snnkern has no such neuron; nearest: its connection around sinabs.layers.LIF",
         "value": "IAF: MembraneSubtract of another value than the threshold",
@@ -590,7 +625,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
     for line, (name, reason) in zip(lines[1:-1], reasons.items(), strict=True):
         assert line.startswith(f"  {name}: {reason}")
     assert type(net["fine"]) is neuron.LIFNode  # nothing has changed
-    with pytest.warns(UserWarning, match="9 of the network's neurons"):
+    with pytest.warns(UserWarning, match="10 of the network's neurons"):
         converted = snnkern.convert(net, strict=False)
     assert [str(m).startswith("snnkern.") for m in converted.values()] == [name == "fine" for name in net]
 

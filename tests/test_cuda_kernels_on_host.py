@@ -36,6 +36,7 @@ import torch
 import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen.emit import kernels, schema, step
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
+from snnkern.codegen.specification.check import LIMITS
 from snnkern.codegen.specification.neurons import NEURONS
 from snnkern.codegen.specification.surrogates import SURROGATES
 
@@ -82,6 +83,8 @@ FORWARD_VARIANTS = {"f32": {NARROW, (4, 4)}, "f64": {NARROW}, "f16": {NARROW, (4
 BACKWARD_VARIANTS = {"f32": {NARROW, (2, 8), (2, 16)}, "f64": {NARROW}, "f16": HALF, "bf16": HALF}
 
 
+STATES, PARAMS, FLAGS, SURROGATE_PARAMS = LIMITS.values()
+
 # ---- the library -----------------------------------------------------------------------------------------------------
 
 
@@ -98,22 +101,22 @@ class KernelArgs(ctypes.Structure):
         ("T", ctypes.c_int64),
         ("N", ctypes.c_int64),
         ("x", ctypes.c_void_p),
-        ("state_init", ctypes.c_void_p * 4),
-        ("state_start", ctypes.c_double * 4),
+        ("state_init", ctypes.c_void_p * STATES),
+        ("state_start", ctypes.c_double * STATES),
         ("spike", ctypes.c_void_p),
-        ("state", ctypes.c_void_p * 4),
+        ("state", ctypes.c_void_p * STATES),
         ("store_seq", ctypes.c_bool),
         ("checkpoints", ctypes.c_void_p),
         ("grad_spike", ctypes.c_void_p),
-        ("grad_state", ctypes.c_void_p * 4),
+        ("grad_state", ctypes.c_void_p * STATES),
         ("grad_x", ctypes.c_void_p),
-        ("grad_init", ctypes.c_void_p * 4),
-        ("grad_param", ctypes.c_void_p * 16),
-        ("params", ctypes.c_double * 16),
-        ("tensor", ParamTensor * 16),
-        ("flags", ctypes.c_int64 * 4),
+        ("grad_init", ctypes.c_void_p * STATES),
+        ("grad_param", ctypes.c_void_p * PARAMS),
+        ("params", ctypes.c_double * PARAMS),
+        ("tensor", ParamTensor * PARAMS),
+        ("flags", ctypes.c_int64 * FLAGS),
         ("surrogate_id", ctypes.c_int32),
-        ("surrogate", ctypes.c_double * 4),
+        ("surrogate", ctypes.c_double * SURROGATE_PARAMS),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +16,16 @@ from snnkern.codegen.graph.expr import (
     Expr,
     Printer,
     backward,
+    clamp,
     flag,
+    lift,
+    maximum,
+    minimum,
+    primitive,
     select,
     series,
     smallest_cut,
+    softplus,
     spike,
     topological,
     value,
@@ -35,12 +44,16 @@ def derivative(e: Expr, name: str, scope: dict[str, float]) -> float:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_each_function(name: str) -> None:
-    x = var("x")
-    e = getattr(x, name)() * 1.7
-    (grad,) = backward([(e, var("g"))], [x])
-    for at in (0.3, 0.8, 2.4):
-        scope = {"x": at, "g": 0.6}
-        assert evaluate(grad, scope) == pytest.approx(0.6 * derivative(e, "x", scope), rel=1e-6, abs=1e-9)
+    others = {"power": (lift(2.5),), "maximum": (var("y"),), "minimum": (var("y"),), "clamp": (var("y"), var("z"))}
+    arguments = [var("x"), *others.get(name, ())]
+    inputs = [a for a in arguments if a.op == "var"]
+    e = Expr(name, *arguments) * 1.7
+    gradients = backward([(e, var("g"))], inputs)
+    for x, y, z in ((0.3, 0.5, 0.9), (0.8, 0.5, 0.9), (2.4, 0.5, 0.9), (0.8, 0.9, 0.5)):
+        scope = {"x": x, "y": y, "z": z, "g": 0.6}
+        for argument, grad in zip(inputs, gradients, strict=True):
+            expected = 0.6 * derivative(e, argument.value, scope)
+            assert evaluate(grad, scope) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 expressions = st.recursive(
@@ -141,9 +154,64 @@ def test_a_series_is_a_loop_in_code_and_a_sum_in_numbers() -> None:
 
 
 def test_clear_errors() -> None:
+    x = var("x")
     with pytest.raises(TypeError, match="cannot branch in Python on a traced value: use where"):
-        bool(var("x") > 0)
-    with pytest.raises(AttributeError, match="uses the function 'tanh', which the generator does not know"):
-        var("x").tanh()
+        bool(x > 0)
+    with pytest.raises(
+        AttributeError, match=r"uses the method 'sinh', which the generator does not know; it knows .*tanh"
+    ):
+        x.sinh()
+    with pytest.raises(AttributeError, match="the functions where, maximum, minimum, clamp, softplus"):
+        x.maximum(0.0)
     with pytest.raises(TypeError, match="no implementation for a condition of type str"):
         where("x", 1, 2)
+    with pytest.raises(TypeError, match="maximum: no implementation for an argument of type str"):
+        maximum("x", 1)
+    with pytest.raises(TypeError, match=r"a power takes a number as its exponent: write \(a.log\(\) \* b\).exp\(\)"):
+        x ** var("y")
+    with pytest.raises(TypeError, match=r"write \(a \* log\(2\)\).exp\(\) for 2 \*\* a"):
+        2**x
+    with pytest.raises(TypeError, match="an equation takes numbers and traced values, got None"):
+        x + None
+    for number in (math.inf, math.nan):
+        with pytest.raises(ValueError, match="a number in an equation must be finite, got"):
+            x * number
+
+
+@pytest.mark.parametrize("other", [0, 1.5, var("x"), var("y"), None], ids=str)
+def test_equality_is_refused(other: Any) -> None:
+    """Python would compare identities, and an equation would silently lose a branch."""
+    for ask in (operator.eq, operator.ne):
+        with pytest.raises(TypeError, match=r"cannot ask whether a traced value equals another: .* use <= or >="):
+            ask(var("x"), other)
+    if other is not None and not isinstance(other, Expr):
+        with pytest.raises(TypeError, match="cannot ask whether a traced value equals another"):
+            other == var("x")  # noqa: B015
+
+
+def test_nodes_are_found_by_identity() -> None:
+    nodes = [var(f"x{i}") * 2 + i for i in range(1000)]
+    places = {e: i for i, e in enumerate(nodes)}
+    assert [places[var(f"x{i}") * 2 + i] for i in range(1000)] == list(range(1000))
+    assert var("x") + 1 not in places and len({*nodes, *nodes}) == 1000
+
+
+def test_functions_of_numbers_are_numbers() -> None:
+    """A term of a series, or a parameter that the reference keeps as a number, may be one."""
+    assert maximum(1, 2.5) == 2.5 and minimum(1, 2.5) == 1 and clamp(3.0, 0, 2) == 2
+    assert softplus(0.0) == pytest.approx(math.log(2)) and math.isnan(maximum(math.nan, 1.0))
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    x = var("x")
+    assert numpy.float64(2) * x is 2 * x and x - numpy.float32(0.5) is x - 0.5
+
+
+def test_a_step_may_ask_for_its_surrogate_at_several_places() -> None:
+    """Each place has a number, and one that depends on another comes after it."""
+    u, w = var("u"), var("w")
+    printed = text(Expr("gradient", w + Expr("gradient", u)) * Expr("gradient", u) + primitive(w))
+    assert printed == (
+        "const R t0 = surrogate.gradient(u);\n"
+        "return question<1>(surrogate).gradient(w + t0) * t0 + question<2>(surrogate).primitive(w);"
+    )

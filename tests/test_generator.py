@@ -240,18 +240,6 @@ def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatc
     assert "surrogate:" not in text and "v_threshold" not in text
 
 
-@pytest.mark.parametrize(("state", "parameter"), [("h", "keep"), ("v", "v"), ("v", "R"), ("v", "two words")])
-def test_names_that_would_clash_are_refused(state: str, parameter: str) -> None:
-    class Clash(Toy):
-        """A neuron whose names are not new."""
-
-        states = (State(state, "potential"),)
-        parameters = (Float(parameter, 0.5, "what stays"),)
-
-    with pytest.raises(ValueError, match=r"toy: .* cannot be the name of a state or parameter"):
-        step.neuron_header(Clash)
-
-
 @pytest.mark.parametrize("neuron", NEURONS, ids=lambda n: n.name)
 def test_a_tape_is_small(neuron: type[Neuron]) -> None:
     """No more than a number for each learned parameter and two for the rest, whatever the step computes."""

@@ -391,8 +391,11 @@ def test_wrong_arguments(device: str) -> None:
             learned.apply(x, x[0], 1.0, 0.0, wrong, forward, backward)
     with pytest.raises(ValueError, match="dtype must be 'float' or 'half2', got 'double'"):
         neuron_kernel.IFNodeFPTTKernel(True, "double")
-    with pytest.raises(TypeError, match="surrogate_function must be called with y=, x=, dtype="):
-        neuron_kernel.IFNodeBPTTKernel("atan", True, False, "float")  # type: ignore[arg-type]
+    for wrong in ("atan", surrogate.ATan):
+        with pytest.raises(TypeError, match="surrogate_function must be called with y=, x=, dtype="):
+            neuron_kernel.IFNodeBPTTKernel(wrong, True, False, "float")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"surrogate_function must have spiking=True: these kernels spike, got ATan\("):
+        neuron_kernel.IFNodeBPTTKernel(surrogate.ATan(spiking=False), True, False, "float")
 
 
 @pytest.mark.parametrize("neuron", neurons.NEURONS, ids=lambda n: n.name)

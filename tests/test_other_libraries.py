@@ -216,6 +216,22 @@ def norse_li() -> Case:
     return Case(partial(functional.li, tau=4.0), other)
 
 
+def norse_cuba_li() -> Case:
+    """Their current decays after the membrane has seen it, and their membrane takes 1/4 of it."""
+
+    def other(x_seq: Tensor, v_init: Tensor, i_init: Tensor) -> Outputs:
+        li = library("norse.torch.functional.leaky_integrator")
+        p = li.LIParameters(tau_syn_inv=torch.tensor(2 * RATE), tau_mem_inv=torch.tensor(RATE))
+        v_seq, (state,) = stepwise(partial(li.li_feed_forward_step, p=p, dt=DT), x_seq, li.LIState(v_init, i_init))
+        return [v_seq, state.v, state.i]
+
+    def ours(x_seq: Tensor, v_init: Tensor, i_init: Tensor) -> Outputs:
+        v_seq, v, i = functional.cuba_li(x_seq / 4, v_init, i_init / 2, alpha=0.5, beta=0.75)
+        return [v_seq, v, 2 * i]
+
+    return Case(ours, other, ("v", "i"))
+
+
 # ---- Sinabs: tensors are [batch, time, ...]; the reset to zero is detached, the subtraction is not ----------------------
 
 
@@ -387,6 +403,7 @@ CASES: dict[str, Case] = {
     "norse-iaf": norse_iaf(),
     "norse-lif_refrac": norse_refractory(),
     "norse-li_box": norse_li(),
+    "norse-li": norse_cuba_li(),
     **{
         f"sinabs-lif-{reset}-{norm}": sinabs_lif(reset == "soft", norm == "normalised")
         for reset in ("hard", "soft")
@@ -492,9 +509,14 @@ SINABS: dict[str, tuple[surrogate.Surrogate, dict[str, float]]] = {
         surrogate.MultiGaussian(0.7, 0.2, 5.0, 2.0),
         {"sigma": 0.7, "h": 0.2, "s": 5.0, "grad_scale": 2.0},
     ),
+    "PeriodicExponential": (
+        surrogate.PeriodicExponential(0.75, 1.0, 2.0),
+        {"grad_width": 0.75, "grad_scale": 2.0},
+    ),
 }
 SPIKINGJELLY = {name: cls for name, cls in SURROGATE_CLASSES.items() if name not in (
-    "fast_sigmoid", "triangle", "gaussian", "multi_gaussian", "single_exponential", "straight_through"
+    "fast_sigmoid", "triangle", "gaussian", "multi_gaussian", "single_exponential", "periodic_exponential",
+    "straight_through",
 )}  # fmt: skip
 
 
@@ -509,6 +531,12 @@ def test_a_surrogate_is_that_of_sinabs(name: str) -> None:
     ours, arguments = SINABS[name]
     theirs = getattr(library("sinabs.activation"), name)(**arguments)
     torch.testing.assert_close(ours.gradient(GRID), theirs(GRID + 1, 1.0), rtol=EXACT, atol=ROUNDED)
+
+
+def test_the_period_of_periodic_exponential_is_their_threshold() -> None:
+    theirs = library("sinabs.activation").PeriodicExponential(0.75)
+    ours = surrogate.PeriodicExponential(0.75, period=0.625)
+    torch.testing.assert_close(ours.gradient(GRID), theirs(GRID + 0.625, 0.625), rtol=EXACT, atol=ROUNDED)
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["default", "changed"])

@@ -45,6 +45,7 @@ PUBLISHED: dict[str, Callable[[float], float]] = {
     "gaussian": lambda x: _normal(x, 0, 0.5),
     "multi_gaussian": lambda x: 1.15 * _normal(x, 0, 0.5) - 0.15 * (_normal(x, 0.5, 3) + _normal(x, -0.5, 3)),
     "single_exponential": lambda x: 2 * math.exp(-2 * abs(x)),
+    "periodic_exponential": lambda x: math.exp(2 * x if x < 0 else -4 * abs(x - math.floor(x + 0.5))),
     "straight_through": lambda x: 1.0,
 }
 POINTS = [-30.0, -4.0, -1.0, -0.75, -0.5, -0.3, -1e-3, -0.0, 0.0, 1e-3, 0.25, 0.5, 0.6, 1.0, 1.5, 7.0, 30.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from types import SimpleNamespace
 
 from ..graph.evaluate import evaluate
@@ -22,8 +23,7 @@ def function_example(neuron: type[Neuron], function: str) -> list[str]:
     return [
         f">>> x_seq = torch.full(({STEPS}, 2), {amplitude!r})  # {STEPS} steps of 2 neurons",
         f">>> {', '.join([neuron.output, *states])} = snnkern.{function}(x_seq{learned})",
-        f">>> {neuron.output}[:, 0].tolist()",
-        repr(outputs),
+        *_listed(f"{neuron.output}[:, 0].tolist()", outputs),
         f">>> {neuron.output}.shape, v.shape",
         f"(torch.Size([{STEPS}, 2]), torch.Size([2]))",
     ]
@@ -33,12 +33,20 @@ def module_example(neuron: type[Neuron]) -> list[str]:
     amplitude, outputs = response(neuron)
     return [
         f">>> layer = snnkern.nn.{neuron.module}()",
-        f">>> layer(torch.full(({STEPS}, 2), {amplitude!r}))[:, 0].tolist()  # {STEPS} steps of 2 neurons",
-        repr(outputs),
+        *_listed(
+            f"layer(torch.full(({STEPS}, 2), {amplitude!r}))[:, 0].tolist()", outputs, f"  # {STEPS} steps of 2 neurons"
+        ),
         ">>> layer.v.shape  # where the next call goes on",
         "torch.Size([2])",
         ">>> layer.reset()",
     ]
+
+
+def _listed(code: str, outputs: list[float], comment: str = "") -> list[str]:
+    """A line that shows these outputs, and what it prints: rounded, if float32 does not hold them."""
+    if all(struct.unpack("f", struct.pack("f", x)) == (x,) for x in outputs):
+        return [f">>> {code}{comment}", repr(outputs)]
+    return [f">>> [round(v, 3) for v in {code}]{comment}", repr([round(x, 3) for x in outputs])]
 
 
 def surrogate_example(surrogate: type[Surrogate]) -> list[str]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import RESETS, Neuron, Surrogate
+from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
@@ -30,6 +31,7 @@ from .step import (
     struct_name,
     surrogate_code,
     surrogate_header,
+    trace,
 )
 
 SMOOTH_DTYPES = ("f32", "f64")
@@ -90,6 +92,8 @@ class Selection:
 def files(selection: Selection | None = None) -> dict[str, str]:
     """Every generated C++ and CUDA file of a selection, by its path below csrc/generated."""
     chosen = selection or Selection()
+    check_catalogue(NEURONS)
+    check_catalogue(SURROGATES)
     out = {"registry.h": registry()}
     for neuron in chosen.neurons:
         out[f"neurons/{neuron.name}.h"] = neuron_header(neuron)
@@ -251,9 +255,10 @@ SYMBOL = "snnkern_made"
 def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel) -> str:
     """A kernel of a neuron, on its own."""
     name, reset, _ = kernel
+    kind, _ = PASSES[name]
     return f"""#include "multistep_cpu.h"
 
-{neuron_code(neuron, [(PASSES[name][0], reset)])}
+{neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
 namespace snnkern::cpu {{
 
 extern "C" {_cpu_kernel(neuron, kernel, SYMBOL)}

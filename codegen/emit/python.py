@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..specification.base import Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.base import DETACH_RESET, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
@@ -281,7 +281,8 @@ def _module_signature(
         out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)))
     if neuron.has_surrogate:  # before detach_reset
         doc = "stands for the derivative of the spike; see snnkern.surrogate"
-        out.insert(-1, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
+        place = len(out) - (neuron.firing[-1].name == DETACH_RESET.name)
+        out.insert(place, ("surrogate", f"Surrogate = {SURROGATES[0].__name__}()", doc))
     kept = ", ".join(f".{s.name}_seq" for s in neuron.states)
     out.append(
         ("store_v_seq", "bool = False", f"keep {_of_states(neuron)} after every step of the last call as {kept}")

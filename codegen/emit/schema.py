@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import FINITE, RESETS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 
@@ -194,11 +195,9 @@ def registry() -> str:
         )
     lines += [
         "};\n",
-        "// KernelArgs has room for the largest neuron and surrogate.",
-        f"static_assert({max(len(n.states) for n in NEURONS)} <= kMaxStates);",
-        f"static_assert({max(len(floats_of(n)) for n in NEURONS)} <= kMaxParams);",
-        f"static_assert({max(len(n.flags()) for n in NEURONS)} <= kMaxFlags);",
-        f"static_assert({max(len(s.parameters) for s in SURROGATES)} <= kMaxSurrogateParams);\n",
+        "// KernelArgs has room for the largest neuron and surrogate that the generator lets pass.",
+        *(f"static_assert({number} <= {limit});" for limit, number in LIMITS.items()),
+        "",
         f"inline constexpr const char* kResetNames[kResets] = {{{_strings(RESETS)}}};",
         f"inline constexpr const char* kDtypeNames[kDtypes] = {{{_strings(DTYPES)}}};",
         "\n}  // namespace snnkern\n",

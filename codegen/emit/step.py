@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from ..graph import expr
 from ..graph.expr import Expr, Printer, flag, lift, var
 from ..specification.base import CONVENTIONS, Neuron, Step, Surrogate, blend
+from ..specification.check import Values, check_neuron, check_surrogate, check_use, run_step, trace_surrogate
 from ..specification.surrogates import SURROGATES
 from .schema import HEADER, cpp_bool, flags_of, float_index, floats_of, symbol
 
@@ -44,8 +44,8 @@ def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
         expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, kind == "general", names
     )
     x, old = var("x"), [var(s.name) for s in neuron.states]
-    s, new = neuron.step(x, old, SimpleNamespace(**values), step)
-    return Traced(x, old, variables, s, list(new), names)
+    s, new = run_step(neuron, x, old, Values(**values), step)
+    return Traced(x, old, variables, s, new, names)
 
 
 def is_exact(neuron: type[Neuron]) -> bool:
@@ -58,43 +58,30 @@ def _outputs(t: Traced) -> list[Expr]:
     return expr.topological([t.spike, *t.new])
 
 
-# Names that the code of a step has already.
-_TAKEN_BY_STEP = frozenset(
-    "R S Params p x h s g gs gx surrogate state tape note g_param spike choose math".split()  # noqa: SIM905
-)
-
-
-def check_names(neuron: type[Neuron]) -> None:
-    """A neuron's states and numbers become names in C++ and Python, so each must be new."""
-    states = [s.name for s in neuron.states]
-    numbers = [*(p.name for p in neuron.numbers()), *(p.name for p in neuron.flags())]
-    names = [*states, *numbers, *(t.name for t in neuron.learned)]
-    for name in names:
-        taken = name == "R" or (name in states and name in _TAKEN_BY_STEP)
-        if taken or names.count(name) > 1 or not name.isidentifier():
-            raise ValueError(
-                f"{neuron.name}: {name!r} cannot be the name of a state or parameter: it is taken, or no name"
-            )
+def checked_steps(neuron: type[Neuron], for_readers: bool = True) -> dict[tuple[str, str], Traced]:
+    """Every step of a neuron, by kind and reset; an error says what is wrong with it."""
+    check_neuron(neuron, for_readers)
+    steps = {(kind, reset): trace(neuron, reset, kind) for kind in kinds(neuron) for reset in neuron.resets()}
+    check_use(neuron, {key: [t.spike, *t.new] for key, t in steps.items()})
+    return steps
 
 
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
-    check_names(neuron)
-    steps = [(kind, reset) for kind in kinds(neuron) for reset in neuron.resets()]
     return f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
 #include "../../kernels/elementary.h"
 
-{neuron_code(neuron, steps)}"""
+{neuron_code(neuron, checked_steps(neuron))}"""
 
 
-def neuron_code(neuron: type[Neuron], steps: Sequence[tuple[str, str]]) -> str:
-    """Steps of a neuron, each of a kind and a reset, and their parameters."""
+def neuron_code(neuron: type[Neuron], steps: Mapping[tuple[str, str], Traced]) -> str:
+    """Steps of a neuron, by kind and reset, and their parameters."""
     text = "namespace snnkern {\n"
     for kind in dict.fromkeys("general" if kind == "general" else "" for kind, _ in steps):
         text += _params_struct(neuron, kind)
-    for kind, reset in steps:
-        text += _step_struct(neuron, reset, kind)
+    for (kind, reset), t in steps.items():
+        text += _step_struct(neuron, reset, kind, t)
     return text + "\n}  // namespace snnkern\n"
 
 
@@ -106,8 +93,11 @@ def _params_struct(neuron: type[Neuron], kind: str) -> str:
     floats, flags = floats_of(neuron, kind), flags_of(neuron, kind)
     params = _params_name(neuron, kind)
     fields = [symbol(p) for p in floats]
-    inits = [f"{name}(R(a.params[{i}]))" for i, name in enumerate(fields)]
-    inits += [f"{p.name}(Mask<R>(a.flags[{i}]))" for i, p in enumerate(flags)]
+    switches = [p.name for p in flags]
+    members = "".join(f"  {t} {', '.join(names)};\n" for t, names in (("R", fields), ("Mask<R>", switches)) if names)
+    values = [f"{name}(R(a.params[{i}]))" for i, name in enumerate(fields)]
+    values += [f"{name}(Mask<R>(a.flags[{i}]))" for i, name in enumerate(switches)]
+    inits = f"\n      : {', '.join(values)}" if values else ""
     loads = "".join(
         f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
     )
@@ -116,15 +106,12 @@ def _params_struct(neuron: type[Neuron], kind: str) -> str:
 template <class R>
 struct {params} {{
   static constexpr int kCount = {len(fields)};
-  R {", ".join(fields)};
-  Mask<R> {", ".join(p.name for p in flags)};
-  SNNKERN_FN explicit {params}(const KernelArgs& a)
-      : {", ".join(inits)} {{}}
+{members}  SNNKERN_FN explicit {params}(const KernelArgs&{" a" if inits else ""}){inits} {{}}
   // Reads learned parameters of one element, where the device's memory can be read.
   SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
 {loads}  }}
   // One neuron's parameters, where they are not the same for all.
-  SNNKERN_FN void set(const R* value) {{
+  SNNKERN_FN void set(const R*{" value" if sets else ""}) {{
 {sets}  }}
 }};
 """
@@ -140,8 +127,7 @@ def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
     return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
 
 
-def _step_struct(neuron: type[Neuron], reset: str, kind: str) -> str:
-    t = trace(neuron, reset, kind)
+def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
     wanted = t.floats if kind else t.floats[: len(neuron.learned)]
     states = [s.name for s in neuron.states]
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
@@ -203,7 +189,9 @@ struct {struct_name(neuron, reset, kind)} {{
 
 
 def _asks(text: str) -> int:
-    return ("surrogate.gradient" in text) + 2 * ("surrogate.primitive" in text)
+    """What a function asks of the surrogate: two bits a question, for its gradient and its primitive."""
+    asked = re.findall(r"(?:question<(\d+)>\()?surrogate\)?\.(gradient|primitive)", text)
+    return sum(1 << 2 * int(number or 0) + (name == "primitive") for number, name in set(asked))
 
 
 def _body(names: dict[Expr, str], inputs: list[str], array: str, targets: list[tuple[str, Expr]]) -> str:
@@ -220,6 +208,7 @@ def _use(name: str, text: str) -> str:
 
 def surrogate_header(surrogate: type[Surrogate]) -> str:
     """A surrogate's gradient and primitive, as C++."""
+    check_surrogate(surrogate)
     return f"""{HEADER}// gradient:  {surrogate.gradient_text}
 // primitive: {surrogate.primitive_text or "none"}
 #pragma once
@@ -232,10 +221,6 @@ def surrogate_code(surrogate: type[Surrogate]) -> str:
     types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
     fields = "".join(f"  {kind} {name};\n" for kind, name in types)
     inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
-    p = SimpleNamespace(**{name: var(name) for _, name in types})
-    functions = {"gradient": surrogate.gradient}
-    if surrogate.has_primitive():
-        functions["primitive"] = surrogate.primitive
     text = f"""namespace snnkern {{
 
 template <class R>
@@ -245,8 +230,8 @@ struct {surrogate.__name__} {{
   template <class P>
   SNNKERN_FN explicit {surrogate.__name__}(const P*{" parameters" if types else ""}){" : " if types else ""}{inits} {{}}
 """
-    for name, function in functions.items():
-        body = "\n".join(Printer(quotient="math::quotient").print([("return", lift(function(var("x"), p)))]))
+    for name, value in trace_surrogate(surrogate).items():
+        body = "\n".join(Printer(quotient="math::quotient").print([("return", value)]))
         text += f"\n  SNNKERN_FN R {name}(R{_use(' x', body)}) const {{\n{body}\n  }}\n"
     return text + "};\n\n}  // namespace snnkern\n"
 

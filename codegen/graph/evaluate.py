@@ -1,51 +1,40 @@
-"""Graphs of constants as numbers, in double precision: what the examples in the docs show, without torch."""
+"""Graphs as numbers, in double precision and without torch: what examples in the docs show, and what a check compares."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from .expr import Expr, topological, value
+from .expr import INDEX, NUMBERS, Expr, topological
 
-
-def _divide(a: float, b: float) -> float:
-    """As IEEE has it: the branch that a choice leaves aside may divide by 0."""
-    if b:
-        return a / b
-    return math.nan if not a or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
+Function = Callable[[float], float]
 
 
-# Functions of the graph that are not called so in the module math.
-_OPERATIONS: dict[str, Callable[..., float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": _divide,
-    "neg": operator.neg,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "abs": abs,
-    "round": round,
-    "sigmoid": lambda a: 1 / (1 + math.exp(-a)),
-    "spike": lambda u: float(u >= 0),
-    "where": lambda condition, a, b: a if condition else b,
-    "select": lambda s, a, b: a if s else b,
-}
-
-
-def evaluate(outputs: Sequence[Expr]) -> list[float]:
-    """The numbers that these graphs stand for; none of them may hold a variable."""
-    values = value(outputs)
+def evaluate(
+    outputs: Sequence[Expr],
+    scope: Mapping[str, float] | None = None,
+    gradient: Function | None = None,
+    primitive: Function | None = None,
+) -> list[float]:
+    """The numbers that these graphs stand for: of the variables in `scope`, with a surrogate's gradient and primitive."""
+    given = dict(scope or {})
     done: dict[Expr, float] = {}
-    for e in topological(values):
-        operation = _OPERATIONS.get(e.op) or getattr(math, e.op, None)
+    for e in topological(outputs):
+        operation = {"gradient": gradient, "primitive": primitive}.get(e.op) or NUMBERS.get(e.op)
         if e.op == "const":
             done[e] = e.value
+        elif e is INDEX:
+            done[e] = given.get(e.value, math.nan)  # of the series around it, which asks for the term again
+        elif e.op in ("var", "flag"):
+            done[e] = given[e.value]
+        elif e.op == "series":
+            n, term = e.args
+            terms = (
+                evaluate([term], {**given, INDEX.value: float(i)}, gradient, primitive) for i in range(1, int(done[n]))
+            )
+            done[e] = sum(value for (value,) in terms)
         elif operation is None:
-            raise TypeError(f"the generator cannot compute {e.op!r} of {e!r}: name it in codegen/graph/evaluate.py")
+            raise TypeError(f"cannot compute {e.op!r} of {e!r}: it is no function of codegen/graph/expr.py")
         else:
             done[e] = operation(*(done[a] for a in e.args))
-    return [done[e] for e in values]
+    return [float(done[e]) for e in outputs]

@@ -1,8 +1,8 @@
 """Symbols: traced expressions, reverse-mode differentiation, printing as C++.
 
 An equation is a Python function of values. Called with `Expr` it records a graph; called with torch tensors it computes.
-To serve both, an equation uses operators, comparisons, the tensor methods listed in `FUNCTIONS`, and the functions
-`where` and `series` of this module.
+To serve both, an equation uses operators, comparisons, the tensor methods listed in `METHODS`, and the functions of this
+module: `where`, `maximum`, `minimum`, `clamp`, `softplus`, `straight_through` and `series`.
 
 Two rules keep every device and the reference equal to the bit: a printed expression is evaluated in the order in which
 it was written, and only exact rewrites are made (0 + x, 1 * x, x - 0, one node for equal subexpressions).
@@ -11,30 +11,14 @@ it was written, and only exact rewrites are made (0 + x, 1 * x, x - 0, one node 
 from __future__ import annotations
 
 import functools
-import itertools
+import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Union
 
 Value = Union["Expr", float, int]
 
-# Methods an Expr shares with torch.Tensor, each with its derivative d(f(a))/da times d, given the node e = f(a).
-FUNCTIONS: dict[str, Callable[[Expr, Expr, Expr], Value]] = {
-    "exp": lambda d, e, a: d * e,
-    "log": lambda d, e, a: d / a,
-    "sigmoid": lambda d, e, a: d * e * (1 - e),
-    "sin": lambda d, e, a: d * a.cos(),
-    "cos": lambda d, e, a: -(d * a.sin()),
-    "atan": lambda d, e, a: d / (1 + a * a),
-    "abs": lambda d, e, a: Expr("where", a < 0, -d, d),
-    "floor": lambda d, e, a: 0.0,
-    "round": lambda d, e, a: 0.0,  # half to even
-    "erfc": lambda d, e, a: d * ((-(a * a)).exp() * -1.1283791670955126),  # -2 / sqrt(pi)
-}
-
-EXACT = ("abs", "floor", "round")
-"""Those that give the same bits everywhere; libraries differ in the last bits of the others."""
-
-_COMPARISONS = ("<", "<=", ">", ">=")
+COMPARISONS = ("<", "<=", ">", ">=")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3}
 
 
@@ -42,6 +26,7 @@ class Expr:
     """A node of a traced graph. Equal nodes are one object, so identity is equality of structure."""
 
     __slots__ = ("args", "op", "value")
+    __array_ufunc__ = None  # a number of NumPy leaves the operation to the Expr
     _nodes: ClassVar[dict[tuple[Any, ...], Expr]] = {}
     op: str
     args: tuple[Expr, ...]
@@ -95,6 +80,26 @@ class Expr:
     def __ge__(self, other: Value) -> Expr:
         return Expr(">=", self, lift(other))
 
+    def __pow__(self, exponent: float) -> Expr:
+        return power(self, exponent)
+
+    def __rpow__(self, base: float) -> Expr:
+        raise TypeError(f"a power takes a number as its exponent: write (a * log({base})).exp() for {base} ** a")
+
+    def __abs__(self) -> Expr:
+        return Expr("abs", self)
+
+    # Nodes are compared by `is` alone, and found in dicts and sets by identity, before Python asks for equality.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> Any:
+        raise TypeError(
+            "an equation cannot ask whether a traced value equals another: rounded numbers seldom do; use <= or >= with "
+            "where(condition, a, b)"
+        )
+
+    __ne__ = __eq__
+
     def __bool__(self) -> bool:
         raise TypeError("an equation cannot branch in Python on a traced value: use where(condition, a, b)")
 
@@ -103,10 +108,11 @@ class Expr:
         return Expr("detach", self)
 
     def __getattr__(self, name: str) -> Callable[[], Expr]:
-        if name in FUNCTIONS:
+        if name in METHODS:
             return lambda: Expr(name, self)
         raise AttributeError(
-            f"an equation uses the function {name!r}, which the generator does not know; it knows {', '.join(FUNCTIONS)}"
+            f"an equation uses the method {name!r}, which the generator does not know; it knows the methods "
+            f"{', '.join(METHODS)}, the power a ** c, and the functions {', '.join(WORDS)}"
         )
 
     def __repr__(self) -> str:
@@ -117,7 +123,15 @@ class Expr:
 
 def lift(value: Value) -> Expr:
     """A number as a constant; an Expr as it is."""
-    return value if isinstance(value, Expr) else Expr("const", value=float(value))
+    if isinstance(value, Expr):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"an equation takes numbers and traced values, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"a number in an equation must be finite, got {value!r}")
+    return Expr("const", value=number)
 
 
 def var(text: str) -> Expr:
@@ -174,6 +188,20 @@ def div(a: Expr, b: Expr) -> Expr:
     return a if _is(b, 1) else Expr("/", a, b)
 
 
+def power(a: Expr, exponent: float) -> Expr:
+    """a ** exponent. Those that PyTorch works out as products, quotients and roots are the same here, to the bit."""
+    if isinstance(exponent, Expr):
+        raise TypeError("a power takes a number as its exponent: write (a.log() * b).exp() for a ** b")
+    c = lift(exponent).value
+    if c in (0.0, 1.0):
+        return a if c else lift(1)
+    if c in (2.0, 3.0):
+        return a * a if c == 2 else a * a * a
+    if c == -1:
+        return 1 / a
+    return a.sqrt() if c == 0.5 else Expr("power", a, lift(c))
+
+
 def spike(u: Expr) -> Expr:
     """1 where u >= 0, else 0. Its derivative is the surrogate gradient at u."""
     return Expr("spike", u)
@@ -216,6 +244,47 @@ def _(condition: Expr, a: Value, b: Value) -> Expr:
     return a if a is b else Expr("where", condition, a, b)
 
 
+@functools.singledispatch
+def call(kind: Any, name: str, *args: Any) -> Any:
+    """A function of FUNCTIONS, for arguments of this kind. torch tensors are served by what snnkern.reference registers."""
+    raise TypeError(f"{name}: no implementation for an argument of type {type(kind).__name__}")
+
+
+@call.register
+def _(kind: Expr, name: str, *args: Value) -> Expr:
+    return Expr(name, *map(lift, args))
+
+
+@call.register(int)
+@call.register(float)
+def _(kind: float, name: str, *args: float) -> float:
+    return float(NUMBERS[name](*args))
+
+
+def _call(name: str, *args: Any) -> Any:
+    return call(next((a for a in args if not isinstance(a, (int, float))), 0.0), name, *args)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one; NaN if one is. Equal ones get half of the gradient each."""
+    return _call("maximum", a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller one; NaN if one is. Equal ones get half of the gradient each."""
+    return _call("minimum", a, b)
+
+
+def clamp(a: Any, low: Any, high: Any) -> Any:
+    """a within its bounds, where the gradient is that of a; beyond them it is the bound's."""
+    return _call("clamp", a, low, high)
+
+
+def softplus(a: Any) -> Any:
+    """log(1 + e^a); a itself above 20."""
+    return _call("softplus", a)
+
+
 def series(n: Any, term: Callable[[Any], Any]) -> Any:
     """The sum of term(i) for i = 1 .. n - 1. n may be a run-time parameter: the printed code holds a loop."""
     if not isinstance(n, Expr):
@@ -223,8 +292,58 @@ def series(n: Any, term: Callable[[Any], Any]) -> Any:
         for i in range(2, int(n)):
             total = total + term(float(i))
         return total
-    index = var("R(i)")
-    return Expr("series", n, lift(term(index)))
+    return Expr("series", n, lift(term(INDEX)))
+
+
+INDEX = var("R(i)")  # of a term of a series
+
+
+# What equations may call, each with the gradients in its arguments, given the gradient d of the node e = f(a, ...). They are
+# those of PyTorch, also where a derivative does not exist.
+FUNCTIONS: dict[str, Callable[..., tuple[Value, ...]]] = {
+    "exp": lambda d, e, a: (d * e,),
+    "log": lambda d, e, a: (d / a,),
+    "sigmoid": lambda d, e, a: (d * e * (1 - e),),
+    "tanh": lambda d, e, a: (d * (1 - e * e),),
+    "sqrt": lambda d, e, a: (d / (2 * e),),
+    "sin": lambda d, e, a: (d * a.cos(),),
+    "cos": lambda d, e, a: (-(d * a.sin()),),
+    "atan": lambda d, e, a: (d / (1 + a * a),),
+    "abs": lambda d, e, a: (where(a < 0, -d, where(a <= 0, 0.0, d)),),
+    "relu": lambda d, e, a: (where(a <= 0, 0.0, d),),
+    "floor": lambda d, e, a: (0.0,),
+    "round": lambda d, e, a: (0.0,),  # half to even
+    "erfc": lambda d, e, a: (d * ((-(a * a)).exp() * -1.1283791670955126),),  # -2 / sqrt(pi)
+    "softplus": lambda d, e, a: (where(a > SOFTPLUS_LINEAR, d, d * a.sigmoid()),),
+    "power": lambda d, e, a, c: (d * (c * a ** (c.value - 1)), 0.0),  # c is a constant
+    # Equal arguments share the gradient.
+    "maximum": lambda d, e, a, b: (
+        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
+        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
+    ),
+    "minimum": lambda d, e, a, b: (
+        where(a > b, 0.0, where(a >= b, d * 0.5, d)),
+        where(a < b, 0.0, where(a <= b, d * 0.5, d)),
+    ),
+    "clamp": lambda d, e, a, low, high: (
+        where(a >= low, where(a <= high, d, 0.0), 0.0),
+        where(a < low, where(low < high, d, 0.0), 0.0),
+        where(a > high, d, where(high < low, d, 0.0)),
+    ),
+}
+
+METHODS = tuple(f for f in FUNCTIONS if f not in ("softplus", "power", "maximum", "minimum", "clamp"))
+"""Those that are methods of an Expr, as of torch.Tensor; a power is written a ** c."""
+
+EXACT = ("abs", "floor", "maximum", "minimum", "clamp", "relu", "round")
+"""Those that give the same bits everywhere; libraries differ in the last bits of the others. Our sqrt is correctly rounded, as
+on every device, but in float64 PyTorch's is not always."""
+
+WORDS = ("where", "maximum", "minimum", "clamp", "softplus", "straight_through", "series")
+"""The functions of this module that equations may call."""
+
+SOFTPLUS_LINEAR = 20.0  # above this softplus(a) is a, as in PyTorch
+PRODUCTS = 8  # powers with whole exponents up to this are products
 
 
 def topological(outputs: Iterable[Expr]) -> list[Expr]:
@@ -281,7 +400,8 @@ def backward(incoming: Sequence[tuple[Expr, Expr]], inputs: Sequence[Expr]) -> l
         elif e.op in ("spike", "primitive"):
             give(e.args[0], d * Expr("gradient", e.args[0]))
         elif e.op in FUNCTIONS:
-            give(e.args[0], FUNCTIONS[e.op](d, e, e.args[0]))
+            for a, gradient in zip(e.args, FUNCTIONS[e.op](d, e, *e.args), strict=True):
+                give(a, gradient)
         elif e.op not in ("const", "var", "detach"):
             raise TypeError(f"the generator cannot differentiate {e.op!r}")
     return [grads.get(e, lift(0)) for e in inputs]
@@ -293,30 +413,29 @@ def smallest_cut(outputs: Sequence[Expr], sources: Sequence[Expr], incoming: Seq
     The forward pass is what depends on the sources and not on the `incoming` gradients. Of equally small cuts this is the
     one nearest to the outputs, which leaves least to compute again. Comparisons are no numbers and are never cut.
     """
+    import networkx  # here: what calls equations with tensors traces nothing, and need not wait for it
+
     order = topological(outputs)
+    entries = set(sources)
     forward, back = set(sources), set(incoming)
     for e in order:
         if any(a in back for a in e.args):
             back.add(e)
         elif any(a in forward for a in e.args):
             forward.add(e)
-    wanted = {a for e in order if e in back for a in e.args if a in forward} | {e for e in outputs if e in forward}
-
-    def separates(cut: tuple[Expr, ...]) -> bool:
-        below, stack = set(cut), [e for e in wanted if e not in cut]
-        while stack:
-            e = stack.pop()
-            if e in sources:
-                return False
-            inner = [a for a in e.args if a in forward and a not in below]
-            below.update(inner)
-            stack += inner
-        return True
-
-    candidates = [e for e in reversed(order) if e in forward and e.op not in _COMPARISONS]
-    sizes = range(len(sources) + 1)
-    cuts = (cut for size in sizes for cut in itertools.combinations(candidates, size) if separates(cut))
-    return list(reversed(next(cuts)))
+    # A flow from the sources to what the gradients need, through a pipe of width 1 for each value.
+    values = [*sources, *(e for e in order if e in forward and e not in entries)]
+    number = {e: i for i, e in enumerate(values)}
+    pipes = networkx.DiGraph()
+    pipes.add_nodes_from(("start", "end"))
+    for e in values:
+        pipes.add_edge(("in", number[e]), ("out", number[e]), **({} if e.op in COMPARISONS else {"capacity": 1}))
+        above = ["start"] if e in entries else [("out", number[a]) for a in e.args if a in forward]
+        pipes.add_edges_from((a, ("in", number[e])) for a in above)
+    wanted = {a: None for e in order if e in back for a in e.args if a in forward} | dict.fromkeys(outputs)
+    pipes.add_edges_from((("out", number[e]), "end") for e in wanted if e in forward)
+    _, (near, _) = networkx.minimum_cut(pipes, "start", "end")
+    return [e for e in order if e in forward and ("in", number[e]) in near and ("out", number[e]) not in near]
 
 
 def value(outputs: Sequence[Expr], known: Mapping[Expr, Expr] | None = None) -> list[Expr]:
@@ -336,6 +455,32 @@ def _value(e: Expr, done: dict[Expr, Expr]) -> Expr:
         else:
             done[e] = Expr(e.op, *args, value=e.value)
     return done[e]
+
+
+def _divide(a: float, b: float) -> float:
+    """As IEEE has it: the branch that a choice leaves aside may divide by 0."""
+    if b:
+        return a / b
+    return math.nan if not a or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
+
+
+# What each operation computes of numbers.
+NUMBERS: dict[str, Callable[..., Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divide, "neg": operator.neg,
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "where": lambda condition, a, b: a if condition else b,
+    "select": lambda s, a, b: a if s != 0 else b,
+    "detach": lambda a: a,
+    "straight_through": lambda a, carrier: a,
+    "spike": lambda u: 1.0 if u >= 0 else 0.0,
+    "exp": math.exp, "log": math.log, "sigmoid": lambda a: 1 / (1 + math.exp(-a)), "tanh": math.tanh, "sqrt": math.sqrt,
+    "sin": math.sin, "cos": math.cos, "atan": math.atan, "abs": abs, "relu": lambda a: 0.0 if a <= 0 else a,
+    "floor": math.floor, "round": round, "erfc": math.erfc, "power": math.pow,
+    "softplus": lambda a: a if a > SOFTPLUS_LINEAR else math.log1p(math.exp(a)),
+    "maximum": lambda a, b: a if a > b or math.isnan(a) else b,
+    "minimum": lambda a, b: a if a < b or math.isnan(a) else b,
+    "clamp": lambda a, low, high: NUMBERS["minimum"](NUMBERS["maximum"](a, low), high),
+}  # fmt: skip
 
 
 class Printer:
@@ -358,6 +503,7 @@ class Printer:
         self.quotient = quotient
         self.count = 0
         self.uses: dict[Expr, int] = {}
+        self.questions: dict[Expr, int] = {}  # where the surrogate is asked, and the number of that place
 
     def print(self, targets: Sequence[tuple[str, Expr]]) -> list[str]:
         """Statements that assign each expression to its text, e.g. ('state[0] =', e). All are computed before any is assigned."""
@@ -392,7 +538,7 @@ class Printer:
         if e.op == "series":
             return self._series(e)
         text, own = self._operation(e)
-        if e.op in _COMPARISONS:
+        if e.op in COMPARISONS:
             return f"({text})" if precedence else text
         if self.uses.get(e, 0) > 1 or e in self.names:
             return self._variable(e, text)
@@ -403,9 +549,14 @@ class Printer:
 
     def _function(self, op: str) -> str:
         """What a function of the graph is called in C++."""
-        return {"spike": "spike", "primitive": "surrogate.primitive", "gradient": "surrogate.gradient"}.get(
-            op, f"math::{op}"
-        )
+        return op if op == "spike" else f"math::{op}"
+
+    def _question(self, e: Expr) -> str:
+        """The surrogate's gradient or primitive. A step that asks at several places numbers them, see multistep_cpu.h."""
+        argument = self._text(e.args[0])  # first: it may hold a question itself
+        number = self.questions.setdefault(e.args[0], len(self.questions))
+        surrogate = f"question<{number}>(surrogate)" if number else "surrogate"
+        return f"{surrogate}.{e.op}({argument})"
 
     def _variable(self, e: Expr, text: str) -> str:
         name = self.names.get(e)
@@ -421,7 +572,7 @@ class Printer:
         if e.op in ("+", "-", "*", "/"):
             own = _PRECEDENCE[e.op]
             return f"{self._text(e.args[0], own)} {e.op} {self._text(e.args[1], own + 1)}", own
-        if e.op in _COMPARISONS:
+        if e.op in COMPARISONS:
             return f"{self._text(e.args[0], 1)} {e.op} {self._text(e.args[1], 1)}", 0
         if e.op == "neg":
             return f"-{self._text(e.args[0], _PRECEDENCE['neg'])}", _PRECEDENCE["neg"]
@@ -431,6 +582,12 @@ class Printer:
                 return f"choose({condition}, {a}, {b})", 9
             test = condition if e.op == "where" else f"{condition} != {self._zero}"
             return f"{test} ? {a} : {b}", 0
+        if e.op in ("gradient", "primitive"):
+            return self._question(e), 9
+        if e.op == "power":
+            a, c = self._text(e.args[0]), e.args[1].value
+            whole = c.is_integer() and abs(c) <= PRODUCTS
+            return f"math::power<{c:.0f}>({a})" if whole else f"math::pow({a}, {self._constant(c)})", 9
         return f"{self._function(e.op)}({', '.join(self._text(a) for a in e.args)})", 9
 
     def _series(self, e: Expr) -> str:
@@ -439,7 +596,7 @@ class Printer:
         inner.count = 100 + self.count  # names of the loop body do not shadow those outside
         moving: dict[Expr, None] = {}  # what changes from term to term; the rest is computed before the loop
         for node in topological([term]):
-            if node.value == "R(i)" or any(a in moving for a in node.args):
+            if node is INDEX or any(a in moving for a in node.args):
                 moving[node] = None
         for node in moving:
             for a in node.args:

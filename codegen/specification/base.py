@@ -256,7 +256,8 @@ class Neuron:
         v = cls.fire_reset(h, s, p, step, threshold)
         if step.general:
             v = where(p.delay_reset, h, v)
-            v = where(v <= p.v_min, p.v_min, v)  # NaN stays NaN
+            if p.v_min is not None:  # the neuron has this convention
+                v = where(v <= p.v_min, p.v_min, v)  # NaN stays NaN
         return s, v
 
     @staticmethod

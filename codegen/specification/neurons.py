@@ -242,6 +242,10 @@ class Lapicque(Neuron):
         return v + (p.resistance * x - (v - p.v_reset)) * (p.dt / (p.resistance * p.capacitance))
 
 
+ALPHA = Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1))
+BETA = Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1))
+
+
 class CuBaLIF(Neuron):
     """Current-based leaky integrate-and-fire neuron: the input enters a current that decays, and that the membrane."""
 
@@ -250,10 +254,7 @@ class CuBaLIF(Neuron):
     source = "Vogels and Abbott, Journal of Neuroscience 25, 2005"
     equations = ("i = alpha * i + x", "h = beta * v + i")
     states = (POTENTIAL, CURRENT)
-    parameters = (
-        Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1)),
-        Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1)),
-    )
+    parameters = (ALPHA, BETA)
     conventions = CONVENTIONS
 
     @classmethod
@@ -274,9 +275,9 @@ class Alpha(Neuron):
     equations = ("i = alpha * i + x", "j = rise * j + x", "h = beta * v + (i - j)")
     states = (POTENTIAL, CURRENT, State("j", "current that the rise takes away"))
     parameters = (
-        Float("alpha", 0.9, "what stays of the current in a step", Range(0, 1)),
+        ALPHA,
         Float("rise", 0.5, "what stays in a step of the current that the rise takes away; below alpha", Range(0, 1)),
-        Float("beta", 0.9, "what stays of the potential in a step", Range(0, 1)),
+        BETA,
     )
 
     @classmethod
@@ -437,6 +438,36 @@ class ILIF(Neuron):
         return s, [cls.fire_reset(h, s, p, step)]
 
 
+class TernaryLIF(LIF):
+    """Leaky integrate-and-fire neuron with ternary spikes: 1 at the threshold, -1 at another one below 0."""
+
+    name = "ternary_lif"
+    module = "TernaryLIF"
+    source = "Guo et al., Ternary Spike: Learning Ternary Spikes for Spiking Neural Networks, AAAI 2024"
+    firing_equations = (
+        "s = 1 if h >= v_threshold else -1 if h <= -v_threshold_neg else 0",
+        "v = v_reset if s else h   (hard reset)",
+        "v = h - s * v_threshold if s >= 0 else h - s * v_threshold_neg   (soft reset, v_reset=None)",
+    )
+    parameters = (
+        *LIF.parameters,
+        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", POSITIVE),
+    )
+    firing = (replace(V_THRESHOLD, range=POSITIVE), V_RESET, DETACH_RESET)
+    conventions = ()
+
+    @classmethod
+    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
+        (v,) = states
+        h = cls.charge(x, v, p)
+        up, down = step.spike(h - p.v_threshold), step.spike(-h - p.v_threshold_neg)
+        s = up - down
+        step.names.update({h: "h", s: "s"})
+        # The two never spike at once, so that their resets may come one after the other.
+        v = cls.fire_reset(h, up, p, step)
+        return s, [cls.fire_reset(v, down, p, step, -p.v_threshold_neg)]
+
+
 class LI(Neuron):
     """Leaky integrator that never spikes: the readout of a network. Its output is the potential after each step."""
 
@@ -458,6 +489,29 @@ class LI(Neuron):
         return v, [v]
 
 
+class CuBaLI(Neuron):
+    """Current-based leaky integrator that never spikes: the input enters a current that decays, and that the potential."""
+
+    name = "cuba_li"
+    module = "CuBaLI"
+    source = "Gerstner et al., Neuronal Dynamics, 2014, chapter 1.3; Norse"
+    equations = ("i = alpha * i + x", "v = beta * v + i")
+    firing_equations = ()
+    states = (POTENTIAL_FROM_0, CURRENT)
+    parameters = (ALPHA, BETA)
+    firing = ()
+    has_surrogate = False
+    output = "v_seq"
+
+    @classmethod
+    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
+        v, i = states
+        i = p.alpha * i + x
+        v = p.beta * v + i
+        return v, [v, i]
+
+
 NEURONS: tuple[type[Neuron], ...] = (
     IF, LIF, ParametricLIF, QIF, EIF, Izhikevich, AdEx, ILIF, CuBaLIF, Alpha, ALIF, KLIF, CLIF, RefractoryLIF, Lapicque, LI,
+    CuBaLI, TernaryLIF,
 )  # fmt: skip

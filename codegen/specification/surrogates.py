@@ -373,6 +373,22 @@ class SingleExponential(Surrogate):
         return (-(x.abs() / p.grad_width)).exp() / p.grad_width
 
 
+class PeriodicExponential(Surrogate):
+    name = "periodic_exponential"
+    gradient_text = "scale e^(x/grad_width) for x < 0; else scale e^(-2 |x - period floor(x/period + 1/2)|/grad_width)"
+    parameters = (
+        Float("grad_width", 0.5, "width below the threshold; half of it is that above", POSITIVE),
+        Float("period", 1.0, "distance of the peaks above the threshold: v_threshold, for max_spikes", POSITIVE),
+        Float("scale", 1.0, "height", FINITE),
+    )
+    source = "Weidel and Sheik, 2021; Sinabs"
+
+    @staticmethod
+    def gradient(x: Any, p: Any) -> Any:
+        above = 2 * (x - p.period * (x / p.period + 0.5).floor()).abs()
+        return p.scale * (-(where(x < 0, x.abs(), above) / p.grad_width)).exp()
+
+
 class StraightThrough(Surrogate):
     name = "straight_through"
     gradient_text = "1"
@@ -405,5 +421,6 @@ SURROGATES: tuple[type[Surrogate], ...] = (
     Gaussian,
     MultiGaussian,
     SingleExponential,
+    PeriodicExponential,
     StraightThrough,
 )

@@ -140,6 +140,22 @@ template <class R>
 SNNKERN_FN R erfc(R x) {
   return ::erfc(x);
 }
+template <class R>
+SNNKERN_FN R sqrt(R x) {
+  return ::sqrt(x);
+}
+template <class R>
+SNNKERN_FN R tanh(R x) {
+  return ::tanh(x);
+}
+template <class R>
+SNNKERN_FN R pow(R x, R exponent) {
+  return ::pow(x, exponent);
+}
+template <class R>
+SNNKERN_FN R softplus(R x) {
+  return x > R(20) ? x : ::log1p(::exp(x));
+}
 
 #else
 
@@ -176,18 +192,18 @@ SNNKERN_FN R power_of_two(R n_rounded) {
   return bit_cast<R>((n << F::kMantissa) + bit_cast<Bits>(R(1)));
 }
 
-// e^r for |r| <= ln(2) / 2
-SNNKERN_FN float exp_reduced(float r) {
+// e^r - 1 for |r| <= ln(2) / 2
+SNNKERN_FN float expm1_reduced(float r) {
   float y = 1.9875691500e-4f;
   y = y * r + 1.3981999507e-3f;
   y = y * r + 8.3334519073e-3f;
   y = y * r + 4.1665795894e-2f;
   y = y * r + 1.6666665459e-1f;
   y = y * r + 5.0000001201e-1f;
-  return y * (r * r) + r + 1.0f;
+  return y * (r * r) + r;
 }
 
-SNNKERN_FN double exp_reduced(double r) {
+SNNKERN_FN double expm1_reduced(double r) {
   const double r2 = r * r;  // Taylor to degree 13: the remainder is below 5e-18
   double y = 1.0 / 6227020800;
   y = y * r + 1.0 / 479001600;
@@ -200,7 +216,7 @@ SNNKERN_FN double exp_reduced(double r) {
   y = y * r + 1.0 / 120;
   y = y * r + 1.0 / 24;
   y = y * r + 1.0 / 6;
-  return (y * r + 0.5) * r2 + r + 1.0;
+  return (y * r + 0.5) * r2 + r;
 }
 
 template <class R>
@@ -214,7 +230,7 @@ SNNKERN_FN R exp(R x) {
   // 2^n as two factors, so that the ends of the range (subnormal results, overflow) come out right
   const R half = n * R(0.5) + F::kRound;
   const R rest = (n - (half - F::kRound)) + F::kRound;
-  return exp_reduced(r) * power_of_two(half) * power_of_two(rest);
+  return (expm1_reduced(r) + R(1)) * power_of_two(half) * power_of_two(rest);
 }
 
 // ln(1 + f) = f - f^2/2 + f s (..) in the manner of fdlibm, with s = f / (2 + f); f in [sqrt(1/2) - 1, sqrt(2) - 1]
@@ -261,6 +277,32 @@ SNNKERN_FN R log(R x) {
   return x >= R(0) ? y : R(NAN);
 }
 
+// By way of e^2|x| - 1, which keeps the digits of a small x.
+template <class R>
+SNNKERN_FN R tanh(R x) {
+  using F = Format<R>;
+  R y = std::fabs(x) * R(2);
+  y = y > R(40) ? R(40) : y;  // NaN passes
+  const R n_rounded = y * R(1.44269504088896340736) + F::kRound;
+  const R n = n_rounded - F::kRound;
+  const R r = (y - n * F::kLn2High) - n * F::kLn2Low;
+  const R scale = power_of_two(n_rounded);
+  const R grown = scale * expm1_reduced(r) + (scale - R(1));
+  return std::copysign(grown / (grown + R(2)), x);
+}
+
+template <class R>
+SNNKERN_FN R softplus(R x) {
+  const R e = exp(x), sum = R(1) + e;
+  // The logarithm of the rounded sum, for as much as was added.
+  const R y = sum == R(1) ? e : log(sum) * (e / (sum - R(1)));
+  return x > R(20) ? x : y;
+}
+
+template <class R>
+SNNKERN_FN R sqrt(R x) {
+  return std::sqrt(x);
+}
 SNNKERN_FN float abs(float x) { return std::fabs(x); }
 SNNKERN_FN double abs(double x) { return std::fabs(x); }
 template <class R>
@@ -287,6 +329,10 @@ SNNKERN_FN R atan(R x) {
 template <class R>
 SNNKERN_FN R erfc(R x) {
   return std::erfc(x);
+}
+template <class R>
+SNNKERN_FN R pow(R x, R exponent) {
+  return std::pow(x, exponent);
 }
 
 #endif  // __CUDACC__
@@ -324,6 +370,37 @@ SNNKERN_FN R divide(R a, R b) {
 template <class R>
 SNNKERN_FN R sigmoid(R x) {
   return quotient(R(1), R(1) + exp(-x));
+}
+
+// x to the whole power N.
+template <int N, class R>
+SNNKERN_FN R power(R x) {
+  if constexpr (N < 0) {
+    return quotient(R(1), power<-N>(x));
+  } else if constexpr (N == 1) {
+    return x;
+  } else {
+    const R root = power<N / 2>(x), square = root * root;
+    return N % 2 ? square * x : square;
+  }
+}
+
+// Of these, NaN is passed on.
+template <class R>
+SNNKERN_FN R relu(R x) {
+  return x <= R(0) ? R(0) : x;
+}
+template <class R>
+SNNKERN_FN R maximum(R a, R b) {
+  return (a > b) | (a != a) ? a : b;
+}
+template <class R>
+SNNKERN_FN R minimum(R a, R b) {
+  return (a < b) | (a != a) ? a : b;
+}
+template <class R>
+SNNKERN_FN R clamp(R x, R low, R high) {
+  return minimum(maximum(x, low), high);
 }
 
 }  // namespace math

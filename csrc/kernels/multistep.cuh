@@ -150,7 +150,7 @@ struct Parameters {
   __device__ __forceinline__ Params of(int lane) const {
     Params p = common_;
     if constexpr (Neuron::kTensors) {
-      R value[Params::kCount];
+      R value[Params::kCount > 0 ? Params::kCount : 1];
       value_.get(lane, value);
       p.set(value);
     }

@@ -34,9 +34,9 @@ enum Pass {
   kPasses
 };
 
-constexpr int kMaxStates = 4;   // states of a neuron
-constexpr int kMaxParams = 16;  // float and tensor parameters of a neuron
-constexpr int kMaxFlags = 4;
+constexpr int kMaxStates = 8;   // states of a neuron
+constexpr int kMaxParams = 24;  // float and tensor parameters of a neuron
+constexpr int kMaxFlags = 8;
 constexpr int kMaxSurrogateParams = 4;
 
 // The training forward keeps the states that enter steps 16, 32, ...; the backward recomputes the steps between from x.
@@ -125,6 +125,13 @@ struct NoSurrogate {
   static constexpr bool kByNumber = false;
   explicit NoSurrogate(const KernelArgs&) {}
 };
+
+// The K-th place, from 0, at which a step asks its surrogate. On the CPU each is answered for a block, see
+// multistep_cpu.h; elsewhere the surrogate is code that does for all.
+template <int K, class Surrogate>
+SNNKERN_FN const Surrogate& question(const Surrogate& surrogate) {
+  return surrogate;
+}
 
 constexpr int64_t kCpuBlock = 1024;  // neurons that a CPU kernel works on at a time
 // out[i] = f(u[i]) for a block, with the parameters of a surrogate; u and out are float, or double.

@@ -87,7 +87,7 @@ class Parameters {
   SNNKERN_FN Params operator[](int64_t i) const {
     Params p = common_;
     if constexpr (Neuron::kTensors) {
-      R value[Params::kCount];
+      R value[Params::kCount > 0 ? Params::kCount : 1];
       for (int k = 0; k < Params::kCount; ++k) value[k] = row_[k][i];
       p.set(value);
     }
@@ -99,52 +99,78 @@ class Parameters {
 
  private:
   Params common_;
-  alignas(64) R row_[Neuron::kTensors ? Params::kCount : 1][kCpuBlock];
+  alignas(64) R row_[Neuron::kTensors && Params::kCount > 0 ? Params::kCount : 1][kCpuBlock];
 };
 
-// Two stand-ins for a surrogate, with which a neuron's step is taken apart at the spike: Asked notes where the step
-// asks for it, Given answers with what CpuSurrogate has made of a block of those.
-template <class R>
-struct Asked {
+// Stands in for a surrogate, with which a neuron's step is taken apart where it asks for it, at Q places: the first N
+// questions are answered with what CpuSurrogate has made of a block of them, the next is noted.
+template <class R, int Q, int N>
+struct StandIn {
+  R slope[Q], value[Q];
   R* u;
-  SNNKERN_FN R gradient(R x) const { return *u = x; }
-  SNNKERN_FN R primitive(R x) const { return *u = x; }
+
+  SNNKERN_FN R gradient(R x) const { return answer<0>(slope, x); }
+  SNNKERN_FN R primitive(R x) const { return answer<0>(value, x); }
+  template <int K>
+  SNNKERN_FN R answer(const R (&answers)[Q], R x) const {
+    if constexpr (K < N) return answers[K];
+    if constexpr (K == N) *u = x;
+    return x;
+  }
 };
-template <class R>
-struct Given {
-  R slope, value;
-  SNNKERN_FN R gradient(R) const { return slope; }
-  SNNKERN_FN R primitive(R) const { return value; }
+template <int K, class R, int Q, int N>
+struct Question {
+  const StandIn<R, Q, N>& surrogate;
+  SNNKERN_FN R gradient(R x) const { return surrogate.template answer<K>(surrogate.slope, x); }
+  SNNKERN_FN R primitive(R x) const { return surrogate.template answer<K>(surrogate.value, x); }
 };
+template <int K, class R, int Q, int N>
+SNNKERN_FN Question<K, R, Q, N> question(const StandIn<R, Q, N>& surrogate) {
+  return {surrogate};
+}
+
+// The questions in the code for what a function asks, two bits each; and most that a function of a neuron has.
+constexpr int questions(int asks) { return asks ? 1 + questions(asks >> 2) : 0; }
+template <class Neuron>
+constexpr int kQuestions = questions(Neuron::kForwardAsks | Neuron::kRecordAsks | Neuron::kBackwardAsks | 1);
 
 // The answers for a block.
-template <class R>
+template <class R, int Q>
 class Answers {
  public:
   Answers(const KernelArgs& a, const CpuSurrogate* surrogate) : parameters_(a.surrogate), surrogate_(surrogate) {}
 
-  // step(i, asked): what asks, for each neuron; kAsks: for what.
-  template <int kAsks, class Step>
+  // step(i, stand_in): what asks, for each neuron; kAsks: for what.
+  template <int kAsks, int N = 0, class Step>
   SNNKERN_FN void ask(const Step& step) {
-    if constexpr (kAsks) {
-      for (int64_t i = 0; i < kCpuBlock; ++i) step(i, Asked<R>{&u_[i]});
-      if constexpr (kAsks & 1) surrogate_->gradient[sizeof(R) == 8](parameters_, u_, slope_);
-      if constexpr (kAsks & 2) surrogate_->primitive[sizeof(R) == 8](parameters_, u_, value_);
+    if constexpr (kAsks >> 2 * N) {
+      for (int64_t i = 0; i < kCpuBlock; ++i) step(i, stand_in<kAsks, N>(i));
+      if constexpr (kAsks >> 2 * N & 1) surrogate_->gradient[sizeof(R) == 8](parameters_, u_, slope_[N]);
+      if constexpr (kAsks >> 2 * N & 2) surrogate_->primitive[sizeof(R) == 8](parameters_, u_, value_[N]);
+      ask<kAsks, N + 1>(step);
     }
   }
 
   template <int kAsks>
-  SNNKERN_FN Given<R> given(int64_t i) const {
-    Given<R> given = {};
-    if constexpr (kAsks & 1) given.slope = slope_[i];
-    if constexpr (kAsks & 2) given.value = value_[i];
-    return given;
+  SNNKERN_FN StandIn<R, Q, Q> given(int64_t i) {
+    return stand_in<kAsks, Q>(i);
   }
 
  private:
+  template <int kAsks, int N>
+  SNNKERN_FN StandIn<R, Q, N> stand_in(int64_t i) {
+    StandIn<R, Q, N> out = {};
+    for (int k = 0; k < N; ++k) {
+      if (kAsks >> 2 * k & 1) out.slope[k] = slope_[k][i];
+      if (kAsks >> 2 * k & 2) out.value[k] = value_[k][i];
+    }
+    out.u = &u_[i];
+    return out;
+  }
+
   const double* parameters_;
   const CpuSurrogate* surrogate_;
-  alignas(64) R u_[kCpuBlock], slope_[kCpuBlock], value_[kCpuBlock];
+  alignas(64) R u_[kCpuBlock], slope_[Q][kCpuBlock], value_[Q][kCpuBlock];
 };
 
 template <class Neuron, class R, int S>
@@ -162,13 +188,14 @@ SNNKERN_FN void load_initial(R (&state)[S][kCpuBlock], const KernelArgs& a, cons
 
 // One time step of a block: the states advance in place. step(i, surrogate, state, out) makes numbers, keep(i, out)
 // stores them.
-template <int kAsks, int kOut, class R, int S, class Step, class Keep>
-SNNKERN_FN void advance(R (&__restrict state)[S][kCpuBlock], Answers<R>& answers, const Step& step, const Keep& keep) {
+template <int kAsks, int kOut, class R, int S, int Q, class Step, class Keep>
+SNNKERN_FN void advance(R (&__restrict state)[S][kCpuBlock], Answers<R, Q>& answers, const Step& step,
+                        const Keep& keep) {
   const auto run = [&](int64_t i, const auto& surrogate, R* s, R* out) SNNKERN_INLINE {
     for (int k = 0; k < S; ++k) s[k] = state[k][i];
     step(i, surrogate, s, out);
   };
-  answers.template ask<kAsks>([&](int64_t i, const Asked<R>& asked) SNNKERN_INLINE {
+  answers.template ask<kAsks>([&](int64_t i, const auto& asked) SNNKERN_INLINE {
     R s[S], out[kOut];
     run(i, asked, s, out);
   });
@@ -185,7 +212,7 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
   using R = real_t<T>;
   constexpr int S = Neuron::kStates;
   Parameters<Neuron, R> p(a);
-  Answers<R> answers(a, surrogate);
+  Answers<R, kQuestions<Neuron>> answers(a, surrogate);
   alignas(64) R state[S][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, spike_buffer[kCpuBlock];
   for (int64_t first = begin; first < end; first += kCpuBlock) {
@@ -212,17 +239,17 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
 }
 
 // One step of BPTT of a block.
-template <class Neuron, class T, class R, int S, int K, int L>
+template <class Neuron, class T, class R, int S, int K, int L, int Q>
 SNNKERN_FN void step_back(const Parameters<Neuron, R>& p, const R (&__restrict tape)[K][kCpuBlock],
                           const T* __restrict grad_spike, R (&__restrict grad)[S][kCpuBlock],
-                          R (&__restrict grad_param)[L][kCpuBlock], T* __restrict grad_x, Answers<R>& answers) {
+                          R (&__restrict grad_param)[L][kCpuBlock], T* __restrict grad_x, Answers<R, Q>& answers) {
   constexpr int kAsks = Neuron::kBackwardAsks;
   const auto back = [&](int64_t i, const auto& surrogate, R gs, R* g, R* gp) SNNKERN_INLINE {
     R note[K];
     for (int k = 0; k < Neuron::kTape; ++k) note[k] = tape[k][i];
     return Neuron::template backward<R>(p[i], surrogate, note, gs, g, gp);
   };
-  answers.template ask<kAsks>([&](int64_t i, const Asked<R>& asked) SNNKERN_INLINE {
+  answers.template ask<kAsks>([&](int64_t i, const auto& asked) SNNKERN_INLINE {
     R g[S] = {}, gp[L] = {};
     back(i, asked, R(0), g, gp);
   });
@@ -242,7 +269,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
   constexpr int S = Neuron::kStates, C = kCheckpointPeriod;
   constexpr int K = Neuron::kTape > 0 ? Neuron::kTape : 1, L = Neuron::kGradients > 0 ? Neuron::kGradients : 1;
   Parameters<Neuron, R> p(a);
-  Answers<R> answers(a, surrogate);
+  Answers<R, kQuestions<Neuron>> answers(a, surrogate);
   alignas(64) R tape[C][K][kCpuBlock], state[S][kCpuBlock], grad[S][kCpuBlock], grad_param[L][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, grad_buffer[kCpuBlock] = {}, out_buffer[kCpuBlock];
   alignas(64) const T zeros[kCpuBlock] = {};

@@ -69,6 +69,7 @@ def _ctype(ctype: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+@functools.cache
 def _is_const(ctype: str) -> bool:
     return "const" in ctype.partition("*")[0].split()
 
@@ -98,8 +99,9 @@ def _device(name: str, value: Tensor) -> int:
 
 def _has_memory(value: Tensor) -> bool:
     try:
-        memory = value.untyped_storage()
-        return memory.device == value.device and (memory.data_ptr() != 0 or value.numel() == 0)
+        # A FakeTensor says that it is on the CPU, and has its storage on no device.
+        is_here = type(value) in (Tensor, torch.nn.Parameter) or value.untyped_storage().device == value.device
+        return is_here and (value.data_ptr() != 0 or value.numel() == 0)
     except (NotImplementedError, RuntimeError):  # within torch.func.vmap, say
         return False
 
@@ -356,8 +358,12 @@ def _by_value(codes: str, names: tuple[str, ...]) -> str:
     return codes
 
 
+def _is_whole(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
+
+
 def _whole(name: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if not _is_whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -365,8 +371,7 @@ def _whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def _dimensions(name: str, size: Any, least: int = 0) -> tuple[int, ...]:
-    whole = isinstance(size, tuple) and all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in size)
-    if not whole or not 1 <= len(size) <= 3:
+    if not isinstance(size, tuple) or not 1 <= len(size) <= 3 or not all(map(_is_whole, size)):
         raise TypeError(f"{name} must be a tuple of one to three whole numbers, got {size!r}")
     return (*(_whole(name, n, least) for n in size), *(1,) * (3 - len(size)))
 
@@ -380,7 +385,7 @@ def _is_number(value: Any, base: str) -> bool:
         return fits and (whole or (base != "int" and dtype.is_floating_point))
     if hasattr(value, "dtype"):  # NumPy's
         return value.size == 1 and value.dtype.kind in ("iu" if base == "int" else "iuf")
-    return isinstance(value, numbers.Integral if base == "int" else numbers.Real) and not isinstance(value, bool)
+    return _is_whole(value) or (base != "int" and isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
 def _scalar(name: str, base: str, by_reference: bool, value: Any, device: int) -> Any:
@@ -502,7 +507,7 @@ class _ElementKernel(CKernel):
             ValueError, TypeError, RuntimeError: see __call__; also if the sizes of the tensors do not agree.
         """
         arrays = self._pointers(kwargs)
-        self.check_device(self.get_device(arrays), arrays)
+        self.get_device(arrays)
         sizes = {name: kwargs[name] for name in self._size_names if name in kwargs}
         self.check_ctypes(sizes)
         if len(sizes) < len(self._size_names):

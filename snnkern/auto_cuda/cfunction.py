@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ..codegen.graph.expr import Expr, Printer, lift, topological, var, where
+from ..codegen.graph.expr import FUNCTIONS, Expr, Printer, lift, topological, var, where
 from ..codegen.specification import surrogates
 
 # What the functions of a graph are called in CUDA, for float and for half2; None: half2 goes by way of float.
@@ -37,9 +37,13 @@ _CALLS: dict[str, tuple[str, str | None]] = {
     "cos": ("cosf", "h2cos"),
     "abs": ("fabsf", "__habs2"),
     "floor": ("floorf", "h2floor"),
+    "round": ("rintf", None),
+    "sqrt": ("sqrtf", None),
+    "tanh": ("tanhf", None),
     "atan": ("atanf", None),
     "erfc": ("erfcf", None),
     "pow": ("powf", None),
+    "power": ("powf", None),
     "min": ("fminf", "__hmin2"),
     "max": ("fmaxf", "__hmax2"),
 }
@@ -98,6 +102,8 @@ class _FloatPrinter(Printer):
             return f"{self._holds(e.args[0])} ? 1.0f : 0.0f", 0
         if e.op == "sigmoid":
             return self._operation(1 / (1 + (-e.args[0]).exp()))
+        if e.op == "power":
+            return f"{self._function(e.op)}({', '.join(self._text(a) for a in e.args)})", 9
         return super()._operation(e)
 
     def _holds(self, u: Expr) -> str:
@@ -195,7 +201,7 @@ class _Half2Printer(Printer):
         else:
             condition, a, b = e.args
         p, q = condition.args
-        if (a, b) == (lift(1), lift(0)) and "float" not in (self._kind(p), self._kind(q)):
+        if a is lift(1) and b is lift(0) and "float" not in (self._kind(p), self._kind(q)):
             return f"{_HALF2_COMPARISONS[condition.op]}({self._text(p)}, {self._text(q)})"
         lanes = [
             f"{self._lane(p, lane)} {condition.op} {self._lane(q, lane)}"
@@ -236,6 +242,9 @@ def code(
         'y = a * 2.0f + 1.0f;'
     """
     check_dtype(dtype)
+    for node in topological([e]):
+        if node.op in FUNCTIONS and node.op not in (*_CALLS, "sigmoid"):
+            raise ValueError(f"the equations use {node.op!r}, for which cfunction has no code: write it with where")
     prefix = f"{temporaries}__" if temporaries and y is not None else ""
     printer = _FloatPrinter(prefix) if dtype == "float" else _Half2Printer(prefix, scalars)
     printer.texts.update(known or {})
@@ -312,7 +321,8 @@ def constant(y: str | None, x: float, dtype: str) -> str:
         'y = __float2half2_rn(0.5f);'
     """
     x = _number("x", x)
-    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, float_literal(x))
+    literal = float_literal(x)  # also where it is not used: it says what is wrong with x
+    return code(y, lift(x), dtype) if x >= 0 or dtype != "float" else wrap_return_codes(y, literal)
 
 
 def float2half2(y: str | None, x: str) -> str:

@@ -272,9 +272,14 @@ class NeuronBPTTKernel(_NeuronKernel):
         for name in self._learned():
             self.reserved_cnames += [f"grad_h_to_{name}", *self._sums(name)]
         self.surrogate_function: Callable[..., str] = getattr(surrogate_function, "cuda_codes", surrogate_function)
-        if not callable(self.surrogate_function):
+        if isinstance(surrogate_function, type) or not callable(self.surrogate_function):
             raise TypeError(
-                f"surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate, got {surrogate_function!r}"
+                "surrogate_function must be called with y=, x=, dtype=, or be one of snnkern.surrogate such as ATan(), got "
+                f"{surrogate_function!r}"
+            )
+        if not getattr(surrogate_function, "spiking", True):
+            raise ValueError(
+                f"surrogate_function must have spiking=True: these kernels spike, got {surrogate_function!r}"
             )
         self.detach_reset = _switch("detach_reset", detach_reset)
         for name in ("grad_spike_seq", "grad_v_seq", "h_seq"):
@@ -284,7 +289,7 @@ class NeuronBPTTKernel(_NeuronKernel):
         self._add_scalars()
         if self.neuron is not None:
             x, v, h = self._charge("t", "")
-            needed = topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())]))
+            needed = set(topological(expr.backward([(h, lift(1))], [x, v, *map(var, self._learned())])))
             for name, symbol in (("x_seq", x), ("v_v_seq", v)):
                 if symbol in needed:
                     self.add_param(f"const {dtype} *", name)

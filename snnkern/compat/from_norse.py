@@ -35,13 +35,42 @@ def spike_surrogate(p: Any) -> Surrogate:
 
 
 class Membrane(NamedTuple):
-    """The parameters of a membrane as the operators take them. None: a neuron has not this one, or is reset softly."""
+    """The parameters of a membrane: numbers where reading them is free, tensors where they are learned or on a device.
 
-    d: Tensor
-    e: Tensor
+    None: a neuron has not this one, or is reset softly.
+    """
+
+    d: Any
+    e: Any
     v_leak: Any
     v_threshold: Any
     v_reset: Any
+
+    @classmethod
+    def of(cls, p: Any, dt: float) -> Membrane:
+        # As Norse multiplies them, before they are rounded to the type of x.
+        d, e = (dt * getattr(p, name, 1 / dt) for name in ("tau_mem_inv", "tau_syn_inv"))
+        v_reset = None if getattr(p, "reset_method", None) is reset.reset_subtract else getattr(p, "v_reset", None)
+        return cls(*map(_number, (d, e, getattr(p, "v_leak", 0.0), getattr(p, "v_th", None), v_reset)))
+
+    def beside(self, x: Tensor) -> Membrane:
+        """With its tensors on the device and of the type of the states of x."""
+        return Membrane(*(value.to(x.device, _state(x)) if isinstance(value, Tensor) else value for value in self))
+
+    def above_leak(self, v: Tensor, x_seq: Tensor) -> Tensor:
+        """A potential, one for each neuron, as the operators know it."""
+        return (v.to(x_seq.device, _state(x_seq)) - self.v_leak).expand(x_seq.shape[1:])
+
+
+def _state(x: Tensor) -> torch.dtype:
+    """The type of the states of x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _number(value: Any) -> Any:
+    """A scalar on the CPU that is not learned as a number, which costs an operator less than a tensor."""
+    free = isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.requires_grad
+    return value.item() if free else value
 
 
 class Neuron(Converted):
@@ -55,6 +84,14 @@ class Neuron(Converted):
 
     _detach_states = _reset_states
 
+    def _adopted(self) -> None:
+        self._membrane_of = self.p, Membrane.of(self.p, self.dt)
+
+    def _membrane(self, x: Tensor) -> Membrane:
+        if self._membrane_of[0] is not self.p:  # they have been replaced
+            self._adopted()
+        return self._membrane_of[1].beside(x)
+
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         if input_tensor.is_sparse:
             return super().forward(input_tensor, state)  # type: ignore[misc]
@@ -64,39 +101,28 @@ class Neuron(Converted):
         return (output if self.several else output.squeeze(0)), state
 
     def _fallback(self, x_seq: Tensor) -> Any:
-        return self.state_fallback(x_seq if self.several else x_seq[0])
+        state = self.state_fallback(x_seq if self.several else x_seq[0])
+        return state._replace(i=None) if "i" in state._fields else state  # None: no current
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         raise NotImplementedError
 
-    def _membrane(self, x: Tensor) -> Membrane:
-        dtype = x.dtype if x.dtype == torch.float64 else torch.float32
 
-        def number(name: str) -> Tensor | None:
-            value = getattr(self.p, name, None)
-            return None if value is None else torch.as_tensor(value).to(x.device, dtype)
-
-        v_leak, v_th, v_reset = number("v_leak"), number("v_th"), number("v_reset")
-        # As they are multiplied, before they are rounded to the type of x.
-        d, e = (
-            torch.as_tensor(self.dt * getattr(self.p, name, 1 / self.dt)).to(x.device, dtype)
-            for name in ("tau_mem_inv", "tau_syn_inv")
-        )
-        soft = getattr(self.p, "reset_method", None) is reset.reset_subtract
-        return Membrane(d, e, v_leak, v_th, None if soft else v_reset)
-
-
-def _after(x_seq: Tensor, i: Tensor) -> Tensor:
+def _after(x_seq: Tensor, i: Tensor | None) -> Tensor:
     """The input with the current that is left from the step before."""
+    if i is None:
+        return x_seq
     return torch.cat((x_seq[:1] + i, x_seq[1:])) if len(x_seq) > 1 else x_seq + i
 
 
 def _synaptic(
-    x_seq: Tensor, v: Tensor, i: Tensor, m: Membrane, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
+    x_seq: Tensor, v: Tensor, i: Tensor | None, m: Membrane, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if i is None:  # Norse begins with a current of float32, which makes that the type of the spikes
+        x_seq = x_seq.to(_state(x_seq))
     spikes, w, j = functional.cuba(
         m.d * _after(x_seq, i),
-        (v - m.v_leak).expand(x_seq.shape[1:]),
+        m.above_leak(v, x_seq),
         alpha=1 - m.e,
         beta=1 - m.d,
         v_threshold=m.v_threshold - m.v_leak,
@@ -132,7 +158,7 @@ class LIFBoxCell(Neuron, norse.torch.LIFBoxCell):
         m = self._membrane(x_seq)
         spikes, w, _ = functional.cuba(
             m.d * x_seq,
-            (state.v - m.v_leak).expand(x_seq.shape[1:]),
+            m.above_leak(state.v, x_seq),
             alpha=0.0,
             beta=1 - m.d,
             v_threshold=m.v_threshold - m.v_leak,
@@ -170,8 +196,10 @@ class LI(Neuron, norse.torch.LI):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
+        if state.i is None and self.several:  # as in _synaptic; the current of a cell begins in the type of x
+            x_seq = x_seq.to(_state(x_seq))
         current, _ = functional.li(_after(x_seq, state.i), tau=1 / m.e, decay_input=False)
-        w = (state.v - m.v_leak).expand(x_seq.shape[1:])
+        w = m.above_leak(state.v, x_seq)
         v_seq = functional.li(current, w, tau=1 / m.d)[0] + m.v_leak
         v, i = (v_seq, current) if stores else (v_seq[-1], current[-1])
         return v_seq, type(state)(v=v, i=i * (1 - m.e))
@@ -187,7 +215,7 @@ class LIBoxCell(Neuron, norse.torch.LIBoxCell):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
-        w = (state.v - m.v_leak).expand(x_seq.shape[1:])
+        w = m.above_leak(state.v, x_seq)
         v_seq = functional.li(x_seq, w, tau=1 / m.d)[0] + m.v_leak
         return v_seq, type(state)(v=v_seq[-1])
 
@@ -196,8 +224,7 @@ class LILinearCell(Neuron, norse.torch.LILinearCell):
     several = False
 
     def _fallback(self, x_seq: Tensor) -> Any:
-        zeros = x_seq.new_zeros(x_seq.shape[1], self.hidden_size)
-        return norse.torch.LIState(v=self.p.v_leak.detach(), i=zeros)
+        return norse.torch.LIState(v=torch.as_tensor(self.p.v_leak).detach(), i=None)
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         return LI._run(self, torch.nn.functional.linear(x_seq, self.input_weights), state, stores)
@@ -255,6 +282,10 @@ def is_neuron(kind: type) -> bool:
 
 def refusal(module: Any) -> str | None:
     p = module.p
+    m = Membrane.of(p, module.dt)
+    for name, share in (("tau_mem_inv", m.d), ("tau_syn_inv", m.e)):
+        if not bool(((torch.as_tensor(share) > 0) & (torch.as_tensor(share) <= 1)).all()):
+            return f"dt * {name} is not above 0 and at most 1; nearest: a smaller dt"
     if not hasattr(p, "method"):  # it does not spike
         return None
     try:
@@ -264,6 +295,6 @@ def refusal(module: Any) -> str | None:
     method = getattr(p, "reset_method", reset.reset_value)
     if method not in (reset.reset_value, reset.reset_subtract):
         return f"its reset_method {getattr(method, '__name__', method)} is not one of Norse's"
-    if method is reset.reset_subtract and bool((torch.as_tensor(p.v_leak) != 0).any()):
+    if method is reset.reset_subtract and bool((torch.as_tensor(m.v_leak) != 0).any()):
         return "reset_subtract with a v_leak that is not 0; nearest: v_leak=0"
     return None
