@@ -7,6 +7,8 @@ TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME   as for every PyTorch extension
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +32,12 @@ sys.path.insert(0, str(ROOT))  # a build back-end does not put the project's fol
 from codegen.__main__ import generate  # noqa: E402
 from codegen.emit.kernels import Selection, files  # noqa: E402
 
-SELECTION = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
+try:
+    SELECTION = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
+except ValueError as error:
+    raise SystemExit(str(error)) from error
 LIBRARY = "snnkern.lib.libsnnkern"
-DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0")
+DEFAULT_ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0")
 
 
 def find_nvcc() -> "Path | None":
@@ -61,6 +66,23 @@ def decide_cuda() -> bool:
     kind = f"CUDA {torch_cuda}, {nvcc}" if cuda else "CPU only"
     print(f"snnkern: torch {torch.__version__}, SNNKERN_CUDA={wish}: {kind}", flush=True)
     return cuda
+
+
+def take_compiler() -> None:
+    """PyTorch takes $CXX for the name of one program. One with arguments, as in CXX="ccache g++", becomes a script."""
+    asked = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(asked)
+    except ValueError as error:
+        raise SystemExit(f"CXX: {asked!r} is no command: {error}") from error
+    if command and not shutil.which(command[0]):
+        raise SystemExit(f"CXX: {command[0]} was not found: set CXX to a C++ compiler, or leave it unset")
+    if len(command) > 1:
+        script = ROOT / "build" / "cxx"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        os.environ |= {"CXX": str(script), "TORCH_NO_COMPILER_WRAPPER": "1"}  # no ccache of PyTorch's own around it
 
 
 def architectures() -> str:
@@ -94,6 +116,7 @@ def headers() -> list[str]:
 
 
 def extensions() -> list[Extension]:
+    take_compiler()
     cuda = decide_cuda()
     macros: list[tuple[str, str | None]] = []
     # The results must not depend on contraction; errno and traps would keep loops from being vectorised.
@@ -125,6 +148,8 @@ def extensions() -> list[Extension]:
         py_limited_api=True,  # keeps libtorch_python out: a C++ program can load this library
     )
     about = [*macros, ("SNNKERN_TORCH", torch.__version__)]
+    if only := os.environ.get("SNNKERN_ONLY"):
+        about.append(("SNNKERN_ONLY", only))
     if cuda:
         about += [
             ("SNNKERN_CUDA_VERSION", torch.version.cuda),

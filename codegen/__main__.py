@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from .emit import docs, kernels, python
+from .emit import kernels, python
 from .emit.kernels import Selection
 from .report import report
 
@@ -61,7 +61,6 @@ def main(argv: list[str] | None = None) -> int:
         const="sm_90",
         help="write, compile every .cu with nvcc for this architecture (sm_90), print registers, spills and sizes; exit 1 if one spills",
     )
-    mode.add_argument("--readme", action="store_true", help="write the tables of README.md, nothing else")
     options = parser.parse_args(argv)
     try:
         selection = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
@@ -69,10 +68,6 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.list:
         print("\n".join(selection.combinations()))
-        return 0
-    if options.readme:
-        path = ROOT / "README.md"
-        path.write_text(docs.readme(path.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
     folders = generated(selection)
     if options.check:

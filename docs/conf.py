@@ -32,7 +32,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "generated/api"]  # other pages include these
+# Other pages include the generated ones.
+exclude_patterns = ["_build", "generated/api", "generated/neurons/list.md", "generated/surrogates.md"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -48,7 +49,7 @@ html_static_path = ["_static"]
 html_css_files = ["math.css"]
 html_title = f"snnkern {release}"
 html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc"]}
-html_sidebars = {"*": [], "generated/surrogates": []}  # pages that have none below them
+html_sidebars = {"*": []}  # pages that have none below them
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -32,13 +32,15 @@ ENOUGH = 5
 
 
 def draw(folder: Path) -> None:
-    """Draws every figure that the generated pages show."""
+    """Draws every figure of the generated pages and of the guide."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for n in NEURONS:
             _response(n, folder / f"{n.name}.svg")
         for s in SURROGATES:
             _curves(s, folder / f"surrogate_{s.name}.svg")
+        _choose_neurons(folder / "choose_neurons.svg")
+        _choose_surrogates(folder / "choose_surrogates.svg")
 
 
 @torch.no_grad()
@@ -106,5 +108,61 @@ def _curves(surrogate: type[Surrogate], path: Path) -> None:
         axes[0, 1].legend(frameon=False)
     for axis in axes.flat:
         axis.set_xlabel("x = h - v_threshold")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+@torch.no_grad()
+def _choose_neurons(path: Path) -> None:
+    """Neurons side by side, under a current that flows for a while."""
+    nn = snnkern.nn
+    chosen = {
+        "IF": nn.IF(),
+        "LIF, tau=5": nn.LIF(tau=5.0, decay_input=False),
+        "CuBaLIF, alpha=0.8, beta=0.8": nn.CuBaLIF(alpha=0.8, beta=0.8),
+        "ALIF, tau=5, adapt=10": nn.ALIF(tau=5.0, adapt=10.0),
+    }
+    scale = {
+        "CuBaLIF, alpha=0.8, beta=0.8": 0.25,
+        "ALIF, tau=5, adapt=10": 5.0,
+    }  # so that all are charged about as much
+    figure, axes = plt.subplots(len(chosen), sharex=True, figsize=(7, 6), layout="constrained")
+    for axis, (title, module) in zip(axes, chosen.items(), strict=True):
+        x = torch.zeros(STEPS, 1)
+        x[ON:OFF] = 0.35 * scale.get(title, 1.0)
+        module.store_v_seq = True
+        spikes = module(x)[:, 0]
+        axis.plot(module.v_seq[:, 0], ".-", markersize=3)
+        axis.vlines(spikes.nonzero().flatten(), 1.65, 1.9, color="black")
+        axis.axvspan(ON, OFF - 1, color="C7", alpha=0.12, linewidth=0)
+        axis.set_title(f"{title}: {int(spikes.sum())} spikes", loc="left", fontsize=9)
+        axis.set_ylabel("v")
+        axis.set_ylim(-0.1, 2)
+    axes[-1].set_xlabel("time step; the current flows while the ground is grey, and the ticks are spikes")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _choose_surrogates(path: Path) -> None:
+    """Gradients of surrogates in one place: their width and height."""
+    s = snnkern.surrogate
+    chosen = (
+        s.ATan(),
+        s.ATan(8.0),
+        s.Sigmoid(),
+        s.Sigmoid(10.0),
+        s.Triangle(),
+        s.Gaussian(),
+        s.FastSigmoid(),
+        s.Rect(),
+    )
+    x = torch.linspace(-2, 2, 1601, dtype=torch.float64)
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for i, surrogate in enumerate(chosen):
+        values = ", ".join(f"{value:g}" for value in surrogate.params)
+        axis.plot(x, surrogate.gradient(x), color=f"C{i}", label=f"{type(surrogate).__name__}({values})")
+    axis.set_xlabel("x = h - v_threshold")
+    axis.set_title("gradient", loc="left", fontsize=9)
+    axis.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

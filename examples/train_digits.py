@@ -47,6 +47,7 @@ from tqdm import tqdm
 import snnkern
 
 TIME_STEPS = 12
+TAU, V_THRESHOLD = 2.0, 1.0
 BATCH = 64
 LEARNING_RATE = 4e-3
 REQUIRED_ACCURACY = 0.97
@@ -67,7 +68,7 @@ class SpikingNet(nn.Module):
             snnkern.nn.LIF(surrogate=atan),
             snnkern.nn.PerStep(nn.Flatten(), nn.Linear(48 * 4 * 4, 96, bias=False), nn.BatchNorm1d(96)),
         )
-        self.hidden = snnkern.nn.LIF(surrogate=atan)
+        self.hidden = snnkern.nn.LIF(TAU, v_threshold=V_THRESHOLD, surrogate=atan)
         self.output = nn.Linear(96, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -171,11 +172,20 @@ def measure_speed(device: torch.device, shape: tuple[int, int] = (16, 2**18), re
     return Speed(fused, loop, shape)
 
 
+@dataclass(frozen=True)
+class Recording:
+    """What one image does: class scores [10], and of the hidden layer, [T, neurons] each, spikes and membrane potentials."""
+
+    scores: Tensor
+    spikes: Tensor
+    charged: Tensor  # the potential before the reset, which is compared with the threshold
+    v_seq: Tensor  # after it
+
+
 @torch.no_grad()
-def record(net: SpikingNet, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shows one image: class scores [10], and of the hidden layer spikes and membrane potentials, [T, neurons]."""
-    spikes: list[Tensor] = []
-    hook = net.hidden.register_forward_hook(lambda _module, _inputs, output: spikes.append(output))
+def record(net: SpikingNet, image: Tensor) -> Recording:
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = net.hidden.register_forward_hook(lambda _module, inputs, output: seen.append((inputs[0], output)))
     net.eval()
     net.hidden.store_v_seq = True  # keep the potential after every step, not only the last
     scores = net(image.unsqueeze(0))
@@ -183,7 +193,11 @@ def record(net: SpikingNet, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     net.hidden.store_v_seq = False
     hook.remove()
     assert v_seq is not None
-    return scores[0].cpu(), spikes[0][:, 0].cpu(), v_seq[:, 0].cpu()
+    ((x_seq, spikes),) = seen
+    before = torch.cat([torch.zeros_like(v_seq[:1]), v_seq[:-1]])  # at rest before the first step
+    charged = before + (x_seq - before) / TAU
+    assert torch.equal(charged >= V_THRESHOLD, spikes > 0)
+    return Recording(scores[0].cpu(), *(each[:, 0].cpu() for each in (spikes, charged, v_seq)))
 
 
 def choose(spikes: Tensor) -> list[int]:
@@ -211,18 +225,23 @@ def draw_raster(axes: Axes, spikes: Tensor, shown: list[int]) -> None:
     axes.set(xlim=(0.4, len(spikes) + 0.6), ylim=(-2, spikes.shape[1] + 1), xticks=range(1, len(spikes) + 1))
 
 
-def draw_membrane(axes: Axes, spikes: Tensor, v_seq: Tensor, shown: list[int]) -> None:
-    axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
-    axes.text(len(v_seq) + 0.5, 0.98, "threshold", color=GREY, fontsize=8, ha="right", va="top")
-    for row, (neuron, colour) in enumerate(zip(shown, COLOURS, strict=True)):
-        potential = [0.0, *v_seq[:, neuron].tolist()]  # at rest before the first step
-        axes.plot(range(len(potential)), potential, color=colour, marker=".", label=f"neuron {neuron}")
-        fired = spikes[:, neuron].nonzero()[:, 0] + 1
-        axes.scatter(fired, [1.22 - 0.07 * row] * len(fired), marker="|", s=40, color=colour, linewidths=2.6)
+def draw_membrane(axes: Axes, seen: Recording, shown: list[int]) -> None:
+    """Within a step the potential is charged; where that takes it to the threshold, the neuron fires and it falls to 0."""
+    steps = len(seen.spikes)
+    axes.axhline(V_THRESHOLD, color=GREY, linestyle="--", linewidth=1)
+    axes.text(0, V_THRESHOLD, "threshold", color=GREY, fontsize=8, va="bottom")
+    for neuron, colour in zip(shown, COLOURS, strict=True):
+        potential = torch.stack([seen.charged, seen.v_seq], 1)[:, :, neuron].flatten().tolist()
+        axes.plot([0, *(t for t in range(1, steps + 1) for _ in range(2))], [0.0, *potential], color=colour)
+        fired = seen.spikes[:, neuron].nonzero()[:, 0]
+        axes.scatter(fired + 1, seen.charged[fired, neuron], color=colour, s=28, zorder=3, label=f"neuron {neuron}")
     axes.set(
-        title="Membrane potential of three of them (ticks: their spikes)", xlabel="time step", ylabel="potential v"
+        title="Membrane potential of three of them, before and after reset (dots: their spikes)",
+        xlabel="time step",
+        ylabel="potential",
+        xlim=(-0.3, steps + 0.6),
+        xticks=range(steps + 1),
     )
-    axes.set(xlim=(-0.3, len(v_seq) + 0.6), ylim=(None, 1.28), xticks=range(len(v_seq) + 1))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(shown), frameon=False)
 
 
@@ -243,15 +262,15 @@ def draw_training(axes: Axes, history: History) -> None:
 def draw(net: SpikingNet, data: Data, history: History, path: Path) -> None:
     """One test sample as the network sees it, and how the network learned to."""
     image, label = data.test_x[0], int(data.test_y[0])
-    scores, spikes, v_seq = record(net, image)
-    shown = choose(spikes)
+    seen = record(net, image)
+    shown = choose(seen.spikes)
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
     figure = plt.figure(figsize=(12, 7.6))
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     grid = figure.add_gridspec(2, 5)
-    draw_image(figure.add_subplot(grid[0, 0]), image[0], label, int(scores.argmax()))
-    draw_raster(figure.add_subplot(grid[0, 1:]), spikes, shown)
-    draw_membrane(figure.add_subplot(grid[1, :3]), spikes, v_seq, shown)
+    draw_image(figure.add_subplot(grid[0, 0]), image[0], label, int(seen.scores.argmax()))
+    draw_raster(figure.add_subplot(grid[0, 1:]), seen.spikes, shown)
+    draw_membrane(figure.add_subplot(grid[1, :3]), seen, shown)
     draw_training(figure.add_subplot(grid[1, 3:]), history)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -20,6 +20,17 @@ class Foreign:
     def _detach_states(self) -> None:
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a pickle has the values of the states, not the graph that made them.
+        own = without_graph(vars(self))
+        places = [name for name in ("_buffers", "_memories") if name in own]
+        return own | {name: without_graph(own[name]) for name in places}
+
+
+def without_graph(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, where a tensor that autograd has made is its values alone."""
+    return {k: v.detach() if isinstance(v, Tensor) and not v.is_leaf else v for k, v in values.items()}
+
 
 def for_each_neuron(method: str, net: Any, change: Callable[[Tensor], Tensor | None]) -> None:
     """Calls a method of every neuron in a network; where a frozen neuron has lost it, changes its states."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C import _get_dispatch_mode as dispatch_mode
 from torch._C import _get_tracing_state as tracing_state
 
+from ._parameters import switch
 from ._specification import NEURONS
 from ._states import State, check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
@@ -67,6 +68,7 @@ class MultiStep(torch.nn.Module):
     _surrogate_params: list[float]
     _surrogate_now: Tensor | None
     _spiking: bool
+    _kept: dict[str, Any]
 
     channels = Chosen("channels", lambda module: module._channels)
     surrogate = TheSurrogate()
@@ -83,6 +85,7 @@ class MultiStep(torch.nn.Module):
         for key in cls._kept_names():
             setattr(cls, key, State(key))
         cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}
+        cls._usual["batch_first"] = False
         cls._numbers = {name: n for name, n in vars(cls).items() if isinstance(n, Number) and n.name == name}
         if not neuron.has_surrogate:
             cls.surrogate = None  # type: ignore[assignment]
@@ -91,15 +94,16 @@ class MultiStep(torch.nn.Module):
             if not number.is_always_learned and not number.spec.range.integer:
                 setattr(cls, f"learn_{name}", Chosen(f"learn_{name}", number.is_learned))
 
-    def __init__(self, store_v_seq: bool, channels: int | None) -> None:
+    def __init__(self, store_v_seq: bool, channels: int | None, batch_first: bool) -> None:
         super().__init__()
         if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
             name = type(self).__name__
             raise ValueError(f"snnkern.nn.{name}: channels must be a positive integer or None, got {channels!r}")
         self.store_v_seq = store_v_seq
         self._channels = channels
-        for name in self._kept_names():
-            setattr(self, name, None)
+        self.batch_first = self._flag("batch_first", batch_first)
+        self._kept = dict.fromkeys(self._kept_names())
+        self.__dict__.update(self._kept)  # for TorchScript: see State
 
     def _start(self, values: dict[str, Any]) -> None:
         """Takes the constructor's arguments by name."""
@@ -115,9 +119,7 @@ class MultiStep(torch.nn.Module):
             )
 
     def _flag(self, name: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise TypeError(f"snnkern.nn.{type(self).__name__}: {name} must be True or False, got {value!r}")
-        return value
+        return bool(switch(f"snnkern.nn.{type(self).__name__}", name, value))
 
     def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
         # torch.nn.Module comes here when a parameter is assigned to an attribute.
@@ -168,6 +170,18 @@ class MultiStep(torch.nn.Module):
         else:  # TorchScript reads one branch only, and cannot read this one
             return now is not None and torch.compiler.is_compiling()
 
+    def _swapped(self, seq: torch.Tensor) -> torch.Tensor:
+        """With batch_first, [N, T, ...] as [T, N, ...] and back: a view, which the operator works on where it lies."""
+        return seq.transpose(0, 1) if self.batch_first and seq.dim() > 1 else seq
+
+    def _surrogate_tensor(self, i: int) -> torch.Tensor | None:
+        """A parameter of a surrogate that was assigned, as an input of the graph that is being compiled."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return None
+        else:  # TorchScript reads one branch only, and cannot read this one
+            now = self._surrogate_now
+            return now[i] if now is not None and i < len(now) and torch.compiler.is_compiling() else None
+
     def _spread(self, value: torch.Tensor, x_seq: torch.Tensor) -> torch.Tensor:
         """A value for each channel as a tensor that broadcasts against x_seq[0], [N, C, ...]."""
         channels = self._channels
@@ -201,7 +215,7 @@ class MultiStep(torch.nn.Module):
         else:  # TorchScript reads one branch only, and cannot read this one
             if state is not None and recorder():
                 raise RuntimeError(f"{recorder()} cannot keep the state of this module: call reset() before")
-            if is_start_to_check() and not torch.compiler.is_compiling():
+            if is_start_to_check():
                 check_start(self, state)
             if isinstance(state, (int, float)):  # layer.v = 0.5
                 return torch.full_like(x_seq[0], state, dtype=dtype)
@@ -267,18 +281,18 @@ class MultiStep(torch.nn.Module):
         # A copy or a pickle of the module has the values of the state, not the graph that made them.
         own = dict(self.__dict__)
         own["_buffers"] = {key: t if t is None or t.is_leaf else t.detach() for key, t in self._buffers.items()}
-        for key in self._kept_names():
-            if isinstance(own.get(key), Tensor):
-                own[key] = own[key].detach()
+        own["_kept"] = {key: t.detach() if isinstance(t, Tensor) else t for key, t in self._kept.items()}
         return own
 
     def _replicate_for_data_parallel(self) -> MultiStep:
         # torch.nn.DataParallel makes its replicas anew for every call, and lets them go with their states.
-        if any(self.__dict__[key] is not None for key in self._kept_names()):
+        if any(state is not None for state in self._kept.values()):
             raise RuntimeError("torch.nn.DataParallel cannot keep the state of this module: call reset() before")
         text = f"{type(self).__name__}: torch.nn.DataParallel keeps no state, each of its calls starts afresh"
         warnings.warn(f"{text}; torch.nn.parallel.DistributedDataParallel keeps it", stacklevel=2)
-        return super()._replicate_for_data_parallel()  # type: ignore[no-any-return, no-untyped-call]
+        replica: MultiStep = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._kept = dict(self._kept)
+        return replica
 
     def reset(self) -> None:
         """Forgets the state; each neuron has its own, which TorchScript can compile."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ._specification import NEURONS
-from .codegen.specification.base import Neuron
+from .codegen.specification.base import SURROGATE_TENSORS, Neuron
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Operator:
     @property
     def shared(self) -> list[str]:
         """Tensors that have no dimension of neurons."""
-        return ["surrogate_params_tensor"] if self.neuron.has_surrogate else []
+        return list(SURROGATE_TENSORS) if self.neuron.has_surrogate else []
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
         """The gradients of what was not given: they have no element."""

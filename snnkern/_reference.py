@@ -5,16 +5,28 @@ Every operation is PyTorch's own, so that autograd gives the gradients, of any o
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._parameters import inverse
+from ._parameters import (
+    check_dtype,
+    check_is_tensor,
+    check_range,
+    check_tensor,
+    check_tensor_parameter,
+    inverse,
+    number,
+    switch,
+)
 from ._specification import NEURONS
-from ._surrogate import Surrogate
-from .codegen.specification.base import CONVENTIONS, Step, blend
+from ._surrogate import Surrogate, check_surrogate
+from .codegen.specification.base import CONVENTIONS, Neuron, Range, Step, blend
+
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 class _Fire(torch.autograd.Function):
@@ -72,6 +84,73 @@ class _Select(torch.autograd.Function):
         return choice
 
 
+def _check_tensors(
+    where: str, neuron: type[Neuron], x_seq: Tensor, learned: dict[str, Tensor], init: list[Tensor | None]
+) -> None:
+    """x_seq, the learned parameters and the initial states."""
+    check_is_tensor(where, "x_seq", x_seq)
+    if x_seq.dim() < 2:
+        dimensions = "1 dimension" if x_seq.dim() == 1 else "0 dimensions"
+        raise RuntimeError(f"{where}: x_seq must be [T, N, ...] with at least 2 dimensions, got {dimensions}")
+    check_dtype(where, "x_seq", x_seq)
+    if x_seq.shape[0] < 1:
+        raise RuntimeError(f"{where}: x_seq must have T >= 1 time steps, got T = 0")
+    for t in neuron.learned:
+        check_is_tensor(where, t.name, learned[t.name])
+        check_tensor_parameter(where, t.name, learned[t.name], t.range, x_seq)
+    for state, value in zip(neuron.states, init, strict=True):
+        name = f"{state.name}_init"
+        if value is not None:
+            check_is_tensor(where, name, value)
+            check_tensor(where, name, value, x_seq)
+            want, got = list(x_seq.shape[1:]), list(value.shape)
+            if got != want:
+                raise RuntimeError(f"{where}: {name} must have the shape of x_seq[0], {want}, got {got}")
+
+
+def _check_number(where: str, name: str, value: float, limits: Range, x_seq: Tensor) -> None:
+    """A number is in range, and in that of the dtype that it is rounded to."""
+    check_range(where, name, value, limits)
+    if x_seq.dtype != torch.float64 and _FLOAT32_MAX < abs(value) < math.inf:
+        raise ValueError(
+            f"{where}: {name} must be within the range of float32 for x_seq of {x_seq.dtype}, got {value:g}"
+        )
+
+
+def _checked(where: str, neuron: type[Neuron], x_seq: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    """The numbers, which may be tensors or None, and the switches."""
+    out = {flag.name: switch(where, flag.name, given[flag.name]) for flag in neuron.flags()}
+    for q in neuron.numbers():
+        value = given[q.name]
+        if isinstance(value, Tensor):
+            check_tensor_parameter(where, q.name, value, q.range, x_seq)
+        elif value is not None or q.none is None:
+            value = number(where, q.name, value, q.kind)
+            _check_number(where, q.name, value, q.range, x_seq)
+        out[q.name] = value
+    return out
+
+
+def _check_surrogate(where: str, surrogate: Any, x_seq: Tensor) -> None:
+    check_surrogate(where, surrogate)
+    for p in surrogate.equations.parameters:
+        name = f"surrogate_params: {p.name} of surrogate '{surrogate.name}'"
+        _check_number(where, name, getattr(surrogate, p.name), p.range, x_seq)
+    if not surrogate.spiking and x_seq.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{where}: spiking=False needs float32 or float64 x_seq, got {x_seq.dtype}")
+
+
+def _check_conventions(where: str, neuron: type[Neuron], parameters: dict[str, Any], smooth: bool) -> None:
+    """What conventions that are not at their defaults ask of the rest."""
+    if smooth:
+        names = ", ".join(convention.name for convention in neuron.conventions)
+        raise ValueError(f"{where}: spiking=False needs {names} at their defaults")
+    most, threshold = parameters.get("max_spikes", 1.0), parameters["v_threshold"]
+    is_given = not isinstance(most, Tensor) and not isinstance(threshold, Tensor)
+    if is_given and most != 1 and threshold <= 0:
+        raise ValueError(f"{where}: max_spikes > 1 needs v_threshold > 0, got {threshold:g}")
+
+
 def multistep(
     key: str,
     x_seq: Tensor,
@@ -83,8 +162,12 @@ def multistep(
 ) -> tuple[Tensor, ...]:
     """Runs a neuron over time: (spikes, then each state, the last or all)."""
     neuron = NEURONS[key]
-    if x_seq.dim() < 2 or x_seq.shape[0] < 1:
-        raise ValueError(f"x_seq must be [T, N, ...] with T >= 1, got shape {tuple(x_seq.shape)}")
+    where = f"snnkern.reference.{'if_' if neuron.name == 'if' else neuron.name}"
+    _check_tensors(where, neuron, x_seq, learned, init)
+    parameters = _checked(where, neuron, x_seq, parameters)
+    store_v_seq = switch(where, "store_v_seq", store_v_seq)
+    if neuron.has_surrogate:
+        _check_surrogate(where, surrogate, x_seq)
     dtype = torch.float64 if x_seq.dtype == torch.float64 else torch.float32
     soft = parameters.get("v_reset") is None  # also where the neuron has none
 
@@ -95,16 +178,12 @@ def multistep(
     conventions = [(parameters[c.name], c.default) for c in neuron.conventions]
     general = any(isinstance(value, Tensor) or value != default for value, default in conventions)
     smooth = surrogate is not None and not surrogate.spiking
-    if general and smooth:
-        names = ", ".join(convention.name for convention in neuron.conventions)
-        raise ValueError(f"spiking=False needs {names} at their defaults")
-    most, threshold = parameters.get("max_spikes", 1.0), parameters.get("v_threshold", 1.0)
-    if not isinstance(most, Tensor) and most != 1 and not isinstance(threshold, Tensor) and threshold <= 0:
-        raise ValueError(f"max_spikes > 1 needs v_threshold > 0, got {threshold:g}")
+    if general:
+        _check_conventions(where, neuron, parameters, smooth)
     for convention in CONVENTIONS:  # an equation may ask for those that the neuron has not
         setattr(p, convention.name, convention.default)
-    for switch in neuron.flags():
-        setattr(p, switch.name, parameters[switch.name])
+    for flag in neuron.flags():
+        setattr(p, flag.name, parameters[flag.name])
     for q in neuron.numbers():
         value = parameters[q.name]
         if isinstance(value, Tensor):
@@ -112,8 +191,6 @@ def multistep(
         elif value is None and q.none is not None:
             setattr(p, q.symbol, scalar(q.none))
         else:
-            if not q.range.holds(value):
-                raise ValueError(f"{q.name} must be {q.range}, got {value}")
             setattr(p, q.symbol, scalar(1 / value if q.inverse else value))
 
     select = blend if smooth else _Select.apply
@@ -121,7 +198,9 @@ def multistep(
     def fire(u: Tensor) -> Any:
         return _Fire.apply(u, surrogate)  # type: ignore[no-untyped-call]
 
-    step = Step(fire, select, "soft" if soft else "hard", general)
+    thresholds = [parameters[q.name] for q in neuron.numbers() if q.range.infinite and q.inverse is None]
+    infinite = any(isinstance(value, Tensor) or value == math.inf for value in thresholds)
+    step = Step(fire, select, "soft" if soft else "hard", general, math.inf if infinite else None)
 
     shape = x_seq.shape[1:]
     states = []

@@ -36,6 +36,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _FORWARD = torch.utils.checkpoint.CheckpointFunction.forward.__code__
 _BACKWARD = torch.utils.checkpoint.CheckpointFunction.backward.__code__
 _FILE = _FORWARD.co_filename
+_here: Any = sys.modules[__name__]
 _States = dict[str, Any]
 _OfModules = WeakKeyDictionary[Any, _States]
 
@@ -63,7 +64,21 @@ _made_in = WeakTensorKeyDictionary()
 
 
 def in_no_region() -> bool:
-    """Whether no checkpointed region is around; quick where autograd has no hook, no backward pass, no Function's forward."""
+    """Whether no checkpointed region is around."""
+    return _here.in_no_region_now if torch.compiler.is_compiling() else _in_no_region()
+
+
+def __getattr__(name: str) -> bool:
+    # torch.compile guards attributes of modules: it asks again at every call, and compiles anew for another answer.
+    if name == "in_no_region_now":
+        return _in_no_region()
+    if name == "in_backward_now":
+        return graph_task() != -1
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _in_no_region() -> bool:
+    # Quick where autograd has no hook, no backward pass, and no forward of a Function.
     if (
         top_hooks(True) is None
         and graph_task() == -1
@@ -76,12 +91,9 @@ def in_no_region() -> bool:
 
 def is_start_to_check() -> bool:
     """Whether `check_start` has something to do."""
+    if torch.compiler.is_compiling():  # which cannot know what made a state
+        return _here.in_backward_now or not _here.in_no_region_now
     return bool(_regions or _made_in) or graph_task() != -1
-
-
-# torch.compile calls both while it traces (torch.compiler.assume_constant_result, which would import all of Dynamo).
-in_no_region._dynamo_marked_constant = True  # type: ignore[attr-defined]
-is_start_to_check._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _open_regions() -> _Open:
@@ -153,14 +165,13 @@ def _restored(name: str, noted: Any) -> Any:
 def in_checkpointed_region(module: Any) -> tuple[_States, _Open]:
     """The states of a module at this place, in the checkpointed regions around it."""
     around = _open_regions()
-    states: _States = module.__dict__
+    states: _States = module._kept
     if around.recomputed is not None:
         region = _regions.get(around.recomputed)
         if region is None or module not in region.start:
             raise RuntimeError(
-                f"{_name(module)}: torch.utils.checkpoint recomputes a call that it did not see in the forward pass, so its "
-                "state at that time is not known: compile what is checkpointed with the checkpoint around it, "
-                "torch.compile(lambda x: checkpoint(net, x, use_reentrant=False)), not within"
+                f"{_name(module)}: torch.utils.checkpoint calls it in its recomputation, but did not in the forward pass, so "
+                "the state to start from is not known: a checkpointed function must do the same both times"
             )
         if region.run != around.run:
             region.run, region.now = around.run, WeakKeyDictionary()
@@ -181,11 +192,13 @@ def _name(module: Any) -> str:
 
 def states_of(module: Any) -> _States:
     """What holds the states of a module just now."""
-    return module.__dict__ if in_no_region() else in_checkpointed_region(module)[0]
+    return module._kept if in_no_region() else in_checkpointed_region(module)[0]
 
 
 class State:
-    """An attribute of a module for a state: for TorchScript, a plain one."""
+    """An attribute of a module for a state, which lies in `module._kept`: torch.compile of torch 2.11 cannot tell an attribute
+    from an entry of the module's `__dict__` of the same name. That entry is None, and says to TorchScript that there is one.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -195,7 +208,7 @@ class State:
 
     def __set__(self, module: Any, value: Any) -> None:
         if in_no_region():
-            module.__dict__[self.name] = value
+            module._kept[self.name] = value
         else:
             _assign(module, self.name, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,8 +11,18 @@ import torch
 from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
+from ._parameters import check_range, number, switch
 from ._specification import SURROGATES
 from .codegen.specification.base import Surrogate as Equations
+
+
+def check_surrogate(where: str, surrogate: Any) -> None:
+    """What a neuron takes as its surrogate: a value of a class in snnkern.surrogate, not its name."""
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(
+            f"{where}: surrogate must be a surrogate of snnkern.surrogate, such as snnkern.surrogate.ATan(), "
+            f"got {reprlib.repr(surrogate)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,12 @@ class Surrogate:
         cls.name = cls.equations.name
 
     def __post_init__(self) -> None:
+        where = type(self).__name__
         for p in self.equations.parameters:
-            value = getattr(self, p.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not p.range.holds(value):
-                raise ValueError(f"{type(self).__name__}: {p.name} must be {p.range}, got {value!r}")
-        if not isinstance(self.spiking, bool):
-            raise TypeError(f"{type(self).__name__}: spiking must be True or False, got {self.spiking!r}")
+            value = number(where, p.name, getattr(self, p.name))
+            check_range(where, p.name, value, p.range)
+            object.__setattr__(self, p.name, int(value) if p.range.integer else value)  # the class is frozen
+        object.__setattr__(self, "spiking", switch(where, "spiking", self.spiking))
         if not self.spiking and not self.equations.has_primitive():
             raise ValueError(f"{type(self).__name__}: spiking must be True: this surrogate has no smooth primitive")
 
@@ -81,5 +92,7 @@ class Surrogate:
             setattr(
                 p, param.name, value if param.range.integer else torch.tensor(value, dtype=x.dtype, device=x.device)
             )
-        out: Tensor = function(x, p)
+        out = function(x, p)
+        if not isinstance(out, Tensor):  # the same for every x
+            return torch.full_like(x, out)
         return out if out.shape == x.shape else out.expand_as(x)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ._surrogate import Surrogate
-from .codegen.specification.base import Neuron, Range
+from ._parameters import check_range, number
+from ._surrogate import Surrogate, check_surrogate
+from .codegen.specification.base import Neuron
 
 if TYPE_CHECKING:
     from ._nn import MultiStep
-
-
-def check_number(where: str, name: str, value: Any, limits: Range) -> None:
-    """An argument of a module must be a number within its limits."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{where}: {name} must be {limits}, got {value!r}")
-    if not limits.holds(float(value)):
-        raise ValueError(f"{where}: {name} must be {limits}, got {value!r}")
 
 
 class Number:
@@ -122,7 +114,7 @@ class Number:
         if value is None and self.spec.none is not None:
             return
         if not isinstance(value, Tensor):
-            check_number(where, self.name, value, self.spec.range)
+            check_range(where, self.name, number(where, self.name, value, self.spec.kind), self.spec.range)
             return
         if not value.is_floating_point():
             raise TypeError(f"{where}: {self.name} must be a tensor of floating-point values, got {value.dtype}")
@@ -225,8 +217,7 @@ class TheSurrogate:
         return self if module is None else module._surrogate
 
     def __set__(self, module: MultiStep, value: Surrogate) -> None:
-        if not isinstance(value, Surrogate):
-            raise TypeError(f"{_of(module)}: surrogate must be one of snnkern.surrogate, got {value!r}")
+        check_surrogate(_of(module), value)
         before = getattr(module, "_surrogate", value)
         module._surrogate = value
         module._surrogate_name, module._surrogate_params, module._spiking = value.key, value.params, value.spiking

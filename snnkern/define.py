@@ -1,4 +1,4 @@
-"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, on every device, and usable at once.
+"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, and usable at once, on the CPU.
 
     from snnkern.codegen.specification.neurons import Float, Neuron, Range
 
@@ -48,7 +48,7 @@ _alive: list[Any] = []  # what C++ points to; operators are never taken back, si
 
 
 def define_neuron(neuron: N) -> N:
-    """Makes a neuron of a class as in snnkern/codegen/specification/neurons.py, at once, for every device.
+    """Makes a neuron of a class as in snnkern/codegen/specification/neurons.py, at once.
 
     The class states its states, parameters and equations; `name` is by default the class's name in lower case, and `module` the
     class's name. It gets
@@ -59,7 +59,8 @@ def define_neuron(neuron: N) -> N:
         snnkern.reference.<name>           the reference in plain PyTorch; also <class>.reference
 
     with all that built-in neurons have. A kernel is compiled when it is first needed, which takes part of a second, and is
-    then kept in snnkern.jit.cache_folder(). On the CPU this needs a C++17 compiler.
+    then kept in snnkern.jit.cache_folder(). This needs a C++17 compiler. On CUDA tensors there are no such kernels yet:
+    the operator says so, and the reference works.
 
     A class with the name of an earlier one replaces it, unless nothing has changed; modules and graphs made before keep the
     equations they were made with. To load a pickled module, define its neuron first.
@@ -114,6 +115,8 @@ def define_neuron(neuron: N) -> N:
 
 def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     """Makes a surrogate of a class as in snnkern/codegen/specification/surrogates.py, for built-in neurons and your own.
+
+    On CUDA tensors there are no kernels with it yet: the operator says so, and the reference works.
 
     Args:
         given: a class with a static `gradient(x, p)`, and optionally `parameters`, a tuple of Float; a static `primitive(x, p)`,
@@ -268,6 +271,7 @@ class _Range(ctypes.Structure):
         ("high", ctypes.c_double),
         ("low_open", ctypes.c_bool),
         ("integer", ctypes.c_bool),
+        ("infinite", ctypes.c_bool),
         ("text", ctypes.c_char_p),
     )
 
@@ -276,6 +280,7 @@ class _Argument(ctypes.Structure):
     _fields_ = (
         ("kind", ctypes.c_int),
         ("name", ctypes.c_char_p),
+        ("parameter", ctypes.c_char_p),
         ("range", _Range),
         ("inverse", ctypes.c_bool),
         ("none", ctypes.c_double),
@@ -320,7 +325,7 @@ class _SurrogateSpec(ctypes.Structure):
 
 
 def _range(r: Range) -> _Range:
-    return _Range(r.low, r.high, r.low_open, r.integer, str(r).encode())
+    return _Range(r.low, r.high, r.low_open, r.integer, r.infinite, str(r).encode())
 
 
 def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
@@ -331,6 +336,7 @@ def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
         _Argument(
             schema.KINDS.index(a.kind),
             a.name.encode(),
+            a.parameter.encode(),
             _range(a.range),
             a.inverse,
             a.none,

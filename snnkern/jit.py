@@ -6,8 +6,8 @@ machines may share the folder; it may be deleted at any time. When it holds more
 is deleted.
 
 On CUDA a kernel needs `pip install snnkern[jit]`. It runs on torch's current stream; after its first call, that call can
-be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, or c++, g++ or clang++ on the PATH. There, threads
-run one after another, so a kernel cannot have barriers, shared memory or atomics.
+be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, which may have arguments (ccache g++), or c++, g++
+or clang++ on the PATH. There, threads run one after another, so a kernel cannot have barriers, shared memory or atomics.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import importlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -134,7 +135,7 @@ def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> 
     """The file made from these parts: from the cache, or made now. `make` writes it under the name that it gets."""
     path = cache_folder() / (hashlib.sha256("\0".join(parts).encode()).hexdigest() + suffix)
     with contextlib.suppress(OSError):  # it is not there, or in a folder that others own
-        os.utime(path)  # used now
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # used now
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def _make_room(folder: Path) -> None:
         with contextlib.suppress(OSError):  # another process deleted it
             about = file.stat()
             if file.suffix in (".so", ".cubin"):
-                files.append((about.st_mtime, about.st_size, file))
+                files.append((about.st_atime, about.st_size, file))
     total, now = sum(size for _, size, _ in files), time.time()
     for used, size, file in sorted(files):
         if total <= _MOST_BYTES or now - used < _KEPT_SECONDS:
@@ -185,12 +186,14 @@ _VALUES: dict[str, Callable[[float], Any]] = {
 
 
 @functools.cache
-def _compiler(chosen: str | None) -> tuple[str, str]:
-    """The C++ compiler, and what it says about itself."""
+def _compiler(chosen: str | None) -> tuple[tuple[str, ...], str]:
+    """The command of the C++ compiler, and what it says about itself."""
     for candidate in (chosen,) if chosen else ("c++", "g++", "clang++"):
-        if path := shutil.which(candidate):
-            about = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-            return path, about
+        program, *arguments = shlex.split(candidate) or [candidate]
+        if path := shutil.which(program):
+            command = (path, *arguments)
+            about = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+            return command, about
     raise RuntimeError(
         f"snnkern.jit: a kernel on CPU tensors needs a C++17 compiler, and {chosen or 'c++, g++ or clang++'} was not found: "
         "install g++ or clang, or set CXX to your compiler"
@@ -232,17 +235,17 @@ def compile_cpu(name: str, text: str, *, native: bool = False) -> ctypes.CDLL:
 
     def make(path: Path) -> None:
         done = subprocess.run(
-            [compiler, *flags, f"-I{_HEADERS}", f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)],
+            [*compiler, *flags, f"-I{_HEADERS}", f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)],
             input=text,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise _failed(compiler, name, done.stderr, text)
+            raise _failed(shlex.join(compiler), name, done.stderr, text)
 
     processor = _processor() if native else ""
-    parts = [text, compiler, about, *flags, *_header_texts(), platform.machine(), processor]
+    parts = [text, *compiler, about, *flags, *_header_texts(), platform.machine(), processor]
     return ctypes.CDLL(str(_cached(".so", parts, make)))
 
 

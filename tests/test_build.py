@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import snnkern
-
-from support import COMBINATIONS
+from snnkern.codegen.emit.kernels import Selection
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("codegen", "csrc", "snnkern", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
@@ -59,7 +58,9 @@ def restricted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(target),
         ".",
     ]
-    run(*command, cwd=source, SNNKERN_ONLY="lif:atan:hard:f32", SNNKERN_CUDA="0")
+    # A compiler may have arguments: CXX="ccache g++", say.
+    compiler = f"env SNNKERN_UNUSED=1 {shutil.which('g++') or 'c++'}"
+    run(*command, cwd=source, SNNKERN_ONLY="lif:atan:hard:f32", SNNKERN_CUDA="0", CXX=compiler)
     return target
 
 
@@ -84,6 +85,27 @@ for call in (lambda: torch.ops.snnkern.if_forward(x), lambda: torch.ops.snnkern.
     )
     assert "leaves out lif:atan:hard:f64" in lines[2]
     assert lines[3].startswith("snnkern.lif_backward: this build of snnkern leaves out lif:sigmoid:hard:f32")
+
+
+def test_another_torch_is_refused_before_the_library_loads(tmp_path: Path) -> None:
+    """A library that was built for another release may load, and compute something else."""
+    code = """
+import torch
+torch.__version__ = "{}"
+try:
+    import snnkern
+except ImportError as error:
+    print(error, hasattr(torch.ops.snnkern, "lif_forward"))
+else:
+    print("loaded")
+"""
+    major, minor = torch.__version__.split(".")[:2]
+    for other in (f"{major}.{int(minor) + 1}.0", f"{major}.{minor}0.0+cpu", f"{int(major) + 1}.{minor}.0a0+git"):
+        out = run(sys.executable, "-P", "-c", code.format(other), cwd=tmp_path).stdout
+        assert f"this snnkern was built for torch {major}.{minor}, and this is torch {other}. Rebuild it" in out
+        assert f"or install torch=={major}.{minor}.*" in out and out.split()[-1] == "False"
+    for same in (f"{major}.{minor}.9", f"{major}.{minor}.0a0+git"):
+        assert run(sys.executable, "-P", "-c", code.format(same), cwd=tmp_path).stdout == "loaded\n"
 
 
 def test_a_library_that_does_not_load_is_explained(restricted: Path, tmp_path: Path) -> None:
@@ -136,6 +158,28 @@ exec(compile(open("setup.py").read().replace("__file__", "'setup.py'"), "setup.p
     )
 
 
+def test_a_selection_of_nothing_or_of_the_unknown_is_one_line(source: Path) -> None:
+    for text, message in (
+        ("li:atan", "SNNKERN_ONLY: 'li:atan' selects nothing: no neuron in it has such a surrogate and reset; "),
+        ("ilif:none:hard", "SNNKERN_ONLY: 'ilif:none:hard' selects nothing"),
+        ("lif:tanh", "SNNKERN_ONLY: unknown surrogate 'tanh'; expected one of none, sigmoid, atan, "),
+        ("a:b:c:d:e", "SNNKERN_ONLY: expected neuron:surrogate:reset:dtype, got 'a:b:c:d:e'"),
+    ):
+        out = run(sys.executable, "setup.py", "--version", cwd=source, check=False, SNNKERN_ONLY=text, SNNKERN_CUDA="0")
+        assert out.returncode == 1 and out.stderr.startswith(message) and len(out.stderr.splitlines()) == 1
+        out = run(sys.executable, "-m", "codegen", "--list", cwd=source, check=False, SNNKERN_ONLY=text)
+        assert out.returncode == 2 and message in out.stderr
+
+
+def test_a_compiler_that_is_none_is_one_line(source: Path) -> None:
+    for text, message in (
+        ("no-such-compiler -O2", "CXX: no-such-compiler was not found"),
+        ("g++ '", 'CXX: "g++ \'" is no'),
+    ):
+        out = run(sys.executable, "setup.py", "--version", cwd=source, check=False, CXX=text, SNNKERN_CUDA="0")
+        assert out.returncode == 1 and out.stderr.startswith(message) and len(out.stderr.splitlines()) == 1
+
+
 def test_the_metadata_pins_the_torch_of_the_build() -> None:
     release = ".".join(torch.__version__.split(".")[:2])
     assert f"torch=={release}.*" in (metadata.requires("snnkern") or [])
@@ -145,8 +189,9 @@ def test_build_info_and_kernels() -> None:
     info = snnkern.build_info()
     assert info["snnkern"] == snnkern.__version__ and info["torch"] == torch.__version__
     assert info["cpu_instruction_set"] in ("baseline", "x86-64-v3", "x86-64-v4")
-    assert snnkern.kernels() == COMBINATIONS
-    assert snnkern.kernels("cuda") == (COMBINATIONS if info["cuda"] else [])
+    built = Selection.parse(info["only"] or "").combinations()
+    assert snnkern.kernels() == built
+    assert snnkern.kernels("cuda") == (built if info["cuda"] else [])
     with pytest.raises(ValueError, match='device must be "cpu" or "cuda", got \'tpu\''):
         snnkern.kernels("tpu")
 
@@ -155,7 +200,7 @@ def test_command_line(tmp_path: Path) -> None:
     out = run(sys.executable, "-m", "snnkern", "info", cwd=tmp_path).stdout
     assert (
         f"torch {torch.__version__}" in out
-        and f"cpu: {len(COMBINATIONS)} combinations" in out
+        and f"cpu: {len(snnkern.kernels())} combinations" in out
         and "surrogates: sigmoid atan" in out
     )
     out = run(sys.executable, "-m", "snnkern", cwd=tmp_path, check=False)

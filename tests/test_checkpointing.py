@@ -345,6 +345,22 @@ def test_a_recomputation_of_another_library_is_an_error() -> None:
     assert all(v is before[key] for key, v in states(net).items())
 
 
+@each_kind
+def test_a_recomputation_of_something_else_is_an_error(use_reentrant: bool) -> None:
+    net, other, calls = network("lif"), network("lif"), []
+
+    def changes(x: Tensor) -> Tensor:
+        calls.append(1)
+        out: Tensor = (net if len(calls) == 1 else other)(x)
+        return out
+
+    out = checkpoint(changes, torch.ones(2, 3, 5, requires_grad=True), use_reentrant=use_reentrant)
+    with pytest.raises(
+        RuntimeError, match=r"snnkern.nn.LIF: torch.utils.checkpoint calls it in its recomputation, but"
+    ):
+        out.sum().backward()
+
+
 @each_neuron
 @each_kind
 def test_a_recomputation_of_a_scripted_module_is_an_error(neuron: str, use_reentrant: bool) -> None:
@@ -424,11 +440,24 @@ def test_one_graph_of_a_checkpointed_module(neuron: str, use_reentrant: bool, fr
             torch.testing.assert_close(a, b)
 
 
-def test_a_module_compiled_before_its_checkpoint_is_an_error(fresh_dynamo: None) -> None:
-    net = network("lif")
-    compiled = torch.compile(net, backend="aot_eager")
-    x = torch.ones(2, 3, 5, requires_grad=True)
-    compiled(x)
-    nn.reset(net)
-    with pytest.raises(RuntimeError, match=r"compile what is checkpointed with the checkpoint around it"):
-        checkpoint(compiled, x, use_reentrant=False).sum().backward()
+@each_kind
+def test_a_module_compiled_before_its_checkpoint(use_reentrant: bool, fresh_dynamo: None) -> None:
+    """torch.compile asks at every call whether there is a checkpoint around it, and compiles anew where there is."""
+
+    def warm(net: torch.nn.Sequential) -> None:
+        object.__setattr__(net, "run", torch.compile(net, backend="aot_eager"))
+        for _ in range(2):
+            net.run(torch.ones(5, 3, 5, requires_grad=True))
+        nn.detach(net)
+
+    def run(net: torch.nn.Sequential, x: Tensor) -> Tensor:
+        out: Tensor = net.run(x)
+        return out
+
+    for detach in (True,) if use_reentrant else (True, False):
+        got, expected = (train("lif", call, detach, prepare=warm) for call in (checkpointed(use_reentrant, run), run))
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b)
+    if use_reentrant:
+        with pytest.raises(RuntimeError, match="no gradient through a state that is kept from one call to the next"):
+            train("lif", checkpointed(True, run), prepare=warm)

@@ -125,7 +125,15 @@ OTHERS = {
     "CUBALIFNode": {"c_decay": 0.25, "v_threshold": 0.5},
     "SimpleLIFNode": {"tau": 2.0, "decay_input": True, "v_reset": -0.25},
     "HalfThresholdIFNode": {"v_threshold": 0.75},
+    "TernaryLIFNode": {"v_threshold": 0.5, "v_reset": None},
 }
+
+
+def test_ternary_spikes_of_spikingjelly() -> None:
+    made = library("spikingjelly.activation_based.neuron").TernaryLIFNode
+    assert_same(step_net(lambda: made(v_threshold=0.5, v_reset=0.125, detach_reset=True)), sequence)
+    with pytest.raises(ValueError, match="the gradient of its hard reset is another; nearest: detach_reset=True"):
+        snnkern.convert(made())
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -381,6 +389,14 @@ def test_parameters_of_norse_are_learned() -> None:
     assert all(error(learned[name].grad, gradient) <= EXACT for name, gradient in expected.items())
 
 
+def test_layers_of_norse_stay() -> None:
+    norse = library("norse.torch")
+    conv = norse.Lift(nn.Conv2d(1, 4, 3))
+    net = norse.SequentialState(conv, norse.LIF(), norse.Lift(nn.Flatten()), nn.Linear(32, 5), norse.LI())
+    converted = assert_same(net, lambda net, x: net(8 * x)[0], noise((T, N, 1, 4, 6), torch.float64, 1))
+    assert str(converted).count("snnkern.") == 2
+
+
 def test_norses_soft_reset_and_recorded_states() -> None:
     norse = library("norse.torch")
     soft = {"reset_method": library("norse.torch.functional.reset").reset_subtract, "v_th": 0.5}
@@ -452,13 +468,25 @@ def test_resets_spikes_and_surrogates_of_sinabs(kind: str, hard: bool, most: int
     activation = library("sinabs.activation")
     surrogates = [activation.Gaussian(0.0, 0.7, 2.0), activation.MultiGaussian(), activation.SingleExponential(0.75)]
     spike_fn = {1: activation.SingleSpike, 2: activation.MaxSpike(2), None: activation.MultiSpike}[most]
+    if kind != "ALIF":
+        surrogates.append(activation.PeriodicExponential(0.75, 2.0))
     for function in surrogates:
         options = {
             "spike_fn": spike_fn,
             "reset_fn": activation.MembraneReset() if hard else activation.MembraneSubtract(),
             "surrogate_grad_fn": function,
+            "spike_threshold": torch.tensor(0.75),
         }
         assert_same(sinabs_net(kind, **options), batch_first)
+
+
+def test_time_constants_of_sinabs_in_single_precision() -> None:
+    """One for each channel, in a network for float64; their gradients are float32."""
+    layers = library("sinabs.layers")
+    tau = torch.rand(C, dtype=torch.float32) * 5 + 2
+    for net in (layers.LIF(tau_mem=tau), layers.LIF(tau_mem=tau, tau_syn=tau), layers.ExpLeak(tau_mem=tau)):
+        x = 6 * noise((N, T, C), torch.float64, 1)
+        assert error(snnkern.convert(net)(x).detach(), net(x).detach()) <= EXACT
 
 
 def test_sinabs_records_states() -> None:
@@ -572,6 +600,9 @@ def test_inplace_changes_the_network_itself() -> None:
 def test_a_converted_network_is_copied_saved_and_compiled() -> None:
     net = snnkern.convert(nn.Sequential(nn.Linear(C, C), lif(v_threshold=0.25)))
     x = 3 * noise((T, N, C), torch.float64, 1)
+    net(x)
+    assert copy.deepcopy(net)[1].v.grad_fn is None  # the value of its state
+    net[1].reset()
     compiled = torch.compile(copy.deepcopy(net), backend="eager")
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), compiled):
         net[1].reset()

@@ -37,7 +37,7 @@ import snnkern  # noqa: F401  loads the operators
 from snnkern.codegen.emit import kernels, schema, step
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
 from snnkern.codegen.specification.check import LIMITS
-from snnkern.codegen.specification.neurons import NEURONS
+from snnkern.codegen.specification.neurons import NEURONS, Driven
 from snnkern.codegen.specification.surrogates import SURROGATES
 
 from support import KINDS, calm
@@ -51,6 +51,7 @@ USED = ("sigmoid", "atan", "piecewise_quadratic", "s2nn", "multi_gaussian")
 # The loops do not know the surrogate, so a part of the grid will do for the others.
 WHOLE_GRID = ("sigmoid", "atan")
 ATAN = next(s for s in SURROGATES if s.name == "atan")  # no library function: results are the same to the bit
+STRAIGHT_THROUGH = next(s for s in SURROGATES if s.name == "straight_through")  # the same everywhere, -inf included
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -100,6 +101,7 @@ class KernelArgs(ctypes.Structure):
     _fields_ = (
         ("T", ctypes.c_int64),
         ("N", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
         ("x", ctypes.c_void_p),
         ("state_init", ctypes.c_void_p * STATES),
         ("state_start", ctypes.c_double * STATES),
@@ -242,6 +244,7 @@ class Case:
     T: int = 5
     N: int = 8
     offset: int = 0
+    outer: int = 1  # sequences lie in memory as [outer, T, N / outer]
     spiking: bool = True
     store_seq: bool = False
     init: bool = True
@@ -400,9 +403,20 @@ class Memory:
             assert torch.equal(memory, want), "a kernel wrote to an input, or beside an output"
 
 
+def lying(case: Case, sequence: torch.Tensor) -> torch.Tensor:
+    """A sequence [T, N] as it lies in memory."""
+    return sequence.unflatten(1, (case.outer, -1)).transpose(0, 1).contiguous()
+
+
+def standing(case: Case, memory: torch.Tensor) -> torch.Tensor:
+    """What lies in memory as a sequence [T, N]."""
+    return memory.view(case.outer, case.T, -1).transpose(0, 1).flatten(1)
+
+
 def common_arguments(case: Case, inputs: Inputs, memory: Memory) -> KernelArgs:
     """What forward and backward share, as host.cpp fills it in."""
-    args = KernelArgs(T=case.T, N=case.N, x=memory.input(inputs.x), store_seq=case.store_seq)
+    args = KernelArgs(T=case.T, N=case.N, inner=case.N // case.outer, store_seq=case.store_seq)
+    args.x = memory.input(lying(case, inputs.x))
     args.surrogate_id = SURROGATES.index(case.surrogate) if case.surrogate else -1
     for i, p in enumerate(floats_of(case.neuron)):
         if isinstance(p, Float):
@@ -436,7 +450,9 @@ def host_forward(host_cuda: HostCuda, case: Case, inputs: Inputs) -> list[torch.
     args.checkpoints = checkpoints.data_ptr() if case.training and checkpoints.numel() else None
     assert host_cuda.call(case, args, backward=False) is None
     memory.check()
-    return [spike, *states, *([checkpoints] if case.training else [])]
+    if case.store_seq:
+        states = [standing(case, state) for state in states]
+    return [standing(case, spike), *states, *([checkpoints] if case.training else [])]
 
 
 def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: torch.Tensor) -> list[torch.Tensor]:
@@ -444,12 +460,13 @@ def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: 
     memory = Memory(case.offset)
     args = common_arguments(case, inputs, memory)
     args.checkpoints = memory.input(checkpoints) if checkpoints.numel() else None
-    args.grad_spike = memory.input(inputs.grad_spike) if case.grad_spike else None
+    args.grad_spike = memory.input(lying(case, inputs.grad_spike)) if case.grad_spike else None
     grad_x = memory.output((case.T, case.N), case.type)
     args.grad_x = grad_x.data_ptr()
     grad_init = [memory.output((case.N if case.init else 0,), case.state_type) for _ in case.neuron.states]
     for k, grad in enumerate(grad_init):
-        args.grad_state[k] = memory.input(inputs.grad_state[k]) if case.grad_state else None
+        incoming = lying(case, inputs.grad_state[k]) if case.store_seq else inputs.grad_state[k]
+        args.grad_state[k] = memory.input(incoming) if case.grad_state else None
         args.grad_init[k] = grad.data_ptr() if case.init else None
     shares = [memory.output((case.N,), case.state_type) for _ in case.neuron.learned]
     for k, share in enumerate(shares):
@@ -462,7 +479,7 @@ def host_backward(host_cuda: HostCuda, case: Case, inputs: Inputs, checkpoints: 
             args.grad_param[i] = None if tensor is None else given[-1].data_ptr()
     assert host_cuda.call(case, args, backward=True) is None
     memory.check()
-    return [grad_x, *shares, *grad_init, *given]
+    return [standing(case, grad_x), *shares, *grad_init, *given]
 
 
 def summed(case: Case, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -632,6 +649,32 @@ def test_tensor_parameters(host_cuda: HostCuda, neuron: type[Neuron], reset: str
     check_whole(host_cuda, Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, tensors=True), each=1)
 
 
+@pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.firing], ids=name)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_infinite_thresholds(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    """Among others: in every kind of pass the neuron does not spike, and nothing becomes NaN."""
+    surrogate = ATAN if neuron.has_surrogate else None
+    steps = 3 if issubclass(neuron, Driven) else 20  # these rise without bound, where no spike brings them back
+    base = Case(neuron, reset, dtype, surrogate, T=steps, N=7, tensors=True)
+    cases = [base, replace(base, store_seq=True, flags=(True, True))]
+    if neuron.conventions:
+        cases += [replace(case, conventions=True) for case in cases]
+    if neuron.has_surrogate and dtype == "f32":
+        cases += [replace(base, spiking=False), replace(base, surrogate=STRAIGHT_THROUGH, by_number=True)]
+    for case in cases:
+        inputs = inputs_of(case)
+        infinite = torch.arange(7) % 2 == 0
+        for tensor in (t for n, t in inputs.tensors.items() if n.startswith("v_threshold")):
+            tensor[infinite] = math.inf
+        forward = cpu_forward(case, inputs)
+        exact = step.is_exact(neuron) and case.spiking
+        check(case, host_forward(host_cuda, case, inputs), forward, exact)
+        gradients = host_backward(host_cuda, case, inputs, forward[-1])
+        check(case, gradients, cpu_backward(case, inputs, forward[-1]), exact)
+        assert not forward[0][:, infinite].any()
+        assert all(t.isfinite().all() for t in (*forward, *gradients))
+
+
 @pytest.mark.parametrize("tensors", [False, True], ids=["numbers", "tensors"])
 @each_dtype
 @pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.conventions], ids=name)
@@ -665,6 +708,23 @@ def test_tensor_parameters_of_channels(host_cuda: HostCuda, neuron: type[Neuron]
         assert host_cuda.call(base, args, backward=False) is None
         memory.check()
         check(base, [spike, *states], cpu_forward(replace(base, training=False), inputs), exact=step.is_exact(neuron))
+
+
+@each_dtype
+@each_loop
+def test_a_batch_outside_time(host_cuda: HostCuda, neuron: type[Neuron], dtype: str) -> None:
+    """Rows of 16 and of 15 neurons: in vectors, and one by one."""
+    surrogate = ATAN if neuron.has_surrogate else None
+    variants = set()
+    for T, store_seq, inner in itertools.product((1, 5, 8, 33), (False, True), (16, 15)):
+        for tensors in (False, True):
+            case = Case(neuron, neuron.resets()[-1], dtype, surrogate, T=T, N=3 * inner, outer=3)
+            case = replace(case, store_seq=store_seq, tensors=tensors)
+            check_forward(host_cuda, case, seed=T)
+            variants.add(host_cuda.variant())
+            check_backward(host_cuda, case, seed=T)
+            variants.add(host_cuda.variant())
+    assert neuron.name != "lif" or variants >= FORWARD_VARIANTS[dtype] | BACKWARD_VARIANTS[dtype]
 
 
 @each_dtype
@@ -736,7 +796,7 @@ def test_choice_of_variant(host_cuda: HostCuda, dtype: str, T: int, N: int, want
     host_cuda.mode(run=False)
     case = Case(dtype=dtype, T=T, N=N)
     for backward, variant in enumerate(want):
-        assert host_cuda.call(case, KernelArgs(T=T, N=N), bool(backward)) is None
+        assert host_cuda.call(case, KernelArgs(T=T, N=N, inner=N), bool(backward)) is None
         assert host_cuda.variant() == variant
 
 
@@ -746,7 +806,7 @@ def test_few_neurons_get_a_thread_each(host_cuda: HostCuda, dtype: str) -> None:
     host_cuda.mode(run=False, multiprocessors=10)
     for backward, T, V in ((False, 16, 4), (True, 16, 2), (True, 8, 2 if dtype == "f32" else 4)):
         for N, wide in ((256 * 10 * V, True), (255 * 10 * V, False)):
-            assert host_cuda.call(Case(dtype=dtype, T=T, N=N), KernelArgs(T=T, N=N), backward) is None
+            assert host_cuda.call(Case(dtype=dtype, T=T, N=N), KernelArgs(T=T, N=N, inner=N), backward) is None
             fallback = 2 if backward and V == 4 else 1  # half as many neurons a thread may still do
             assert host_cuda.variant()[0] == (V if wide else fallback), (T, N)
 
@@ -781,7 +841,7 @@ def test_one_unaligned_tensor_makes_all_accesses_narrow(
     aligned = 4096  # never read
     for T in (4, 8, 33):
         case = Case(neuron, neuron.resets()[0], dtype, T=T, N=64)
-        args = KernelArgs(T=T, N=64)
+        args = KernelArgs(T=T, N=64, inner=64)
         pointers = vector_pointers(case, backward)
         for name, index, _ in pointers:
             set_pointer(args, name, index, aligned)
@@ -797,13 +857,16 @@ def test_one_unaligned_tensor_makes_all_accesses_narrow(
 def test_launch_errors_come_back_as_text(host_cuda: HostCuda) -> None:
     host_cuda.mode(run=False)
     case = Case()
-    assert host_cuda.call(case, KernelArgs(T=1, N=2**40 + 1), backward=False) == "too many neurons for one launch"
+    assert (
+        host_cuda.call(case, KernelArgs(T=1, N=2**40 + 1, inner=2**40 + 1), backward=False)
+        == "too many neurons for one launch"
+    )
     # The host never asks for no neurons: a grid of no blocks is an error of the run time.
-    assert host_cuda.call(case, KernelArgs(T=1, N=0), backward=True) == "invalid configuration argument"
+    assert host_cuda.call(case, KernelArgs(T=1, N=0, inner=0), backward=True) == "invalid configuration argument"
 
 
 def test_kernels_run_on_the_stream_given(host_cuda: HostCuda) -> None:
     host_cuda.mode(run=False)
     for backward in (False, True):
-        assert host_cuda.call(Case(), KernelArgs(T=1, N=1), backward, stream=0x1234 + backward) is None
+        assert host_cuda.call(Case(), KernelArgs(T=1, N=1, inner=1), backward, stream=0x1234 + backward) is None
         assert host_cuda.library.host_cuda_last_stream() == 0x1234 + backward

@@ -162,9 +162,9 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
         shown = [n.source, f"autoclass:: snnkern.nn.{n.module}\n", f"{n.name}.svg", *(s.doc for s in n.states)]
         shown += [f"autofunction:: snnkern.{m}.{function_name(n)}\n" for m in ("functional", "reference")]
         assert all(text in page for text in (*shown, f"torch.ops.snnkern.{n.name}_forward(Tensor x_seq"))
-        assert n.name in made["neurons/index.md"]
+        assert n.name in made["neurons/list.md"]
     for s in SURROGATES:
-        section = made["surrogates.md"].split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
+        section = ("\n" + made["surrogates.md"]).split(f"\n## {s.__name__}\n")[1].split("\n## ")[0]
         assert f'"{s.name}"' in section and f"autoclass:: snnkern.surrogate.{s.__name__}\n" in section
 
 

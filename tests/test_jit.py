@@ -134,6 +134,13 @@ def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyP
         call()
 
 
+def test_a_compiler_with_arguments(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CXX="ccache g++", say: the program and what it is called with."""
+    monkeypatch.setenv("CXX", f"env SNNKERN_UNUSED=1 {shutil.which('c++') or 'g++'} -O1")
+    call()
+    assert any(cache.glob("*.so"))
+
+
 ONE = '#include <cuda_fp16.h>\nextern "C" __global__ void {}(float * x, int n) {{ x[threadIdx.x] = n; }}'
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
+import pytest
 import torch
+import torch.profiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnkern import functional
+from snnkern import functional, nn
 
-from support import DTYPES, NEURON_NAMES, check_same, inputs, neuron_class, noise, options_of
+from support import DTYPES, KINDS, NEURON_NAMES, calm, check_same, inputs, neuron_class, noise, options_of, results
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -27,6 +32,7 @@ LAYOUTS = {
     "contiguous": lambda t: t,
     "channels_last": channels_last,
     "transposed": lambda t: t.transpose(-1, 1).contiguous().transpose(-1, 1) if t.dim() > 2 else t,
+    "batch_first": lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
     "time_inside": lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0),
     "sliced": lambda t: torch.cat([t, t], dim=-1)[..., : t.shape[-1]],
     "every_second": lambda t: torch.stack([t, t], dim=1)[:, 1],
@@ -78,6 +84,73 @@ def test_dense_layouts_with_time_outermost_are_kept(device: str) -> None:
     assert spikes.stride() == x.stride()
     assert v.stride() == x[0].stride()
     assert grad.stride() == x.stride()
+
+
+OUTSIDE = {
+    "batch_first": LAYOUTS["batch_first"],
+    "batch_first_channels_last": lambda t: t.permute(1, 0, 3, 4, 2).contiguous().permute(1, 0, 4, 2, 3),
+    "time_in_the_middle": lambda t: t.permute(1, 2, 0, 3, 4).contiguous().permute(2, 0, 1, 3, 4),
+}
+
+
+@pytest.mark.parametrize("layout", OUTSIDE)
+def test_dimensions_outside_time_are_worked_on_as_they_lie(layout: str, device: str) -> None:
+    """The same bits as with time outermost, and the results lie as x does."""
+    for neuron, dtype in itertools.product(KINDS, DTYPES.values()):
+        plain = inputs(neuron, (19, 3, 4, 5, 16), dtype, device)
+        start = {name: t for name, t in plain.items() if not name.endswith("_init")}
+        for tensors, store_v_seq in itertools.product((plain, start), (False, True)):
+            values, grads = results(functional, neuron, tensors, store_v_seq=store_v_seq)
+            x = OUTSIDE[layout](plain["x_seq"].detach())
+            got, its = results(functional, neuron, {**tensors, "x_seq": x}, store_v_seq=store_v_seq)
+            assert all(torch.equal(a, b) for a, b in zip(got, values, strict=True))
+            learned = [t.name for t in neuron_class(neuron).learned]  # a sum, whose order is that of the layout
+            assert all(torch.equal(its[name], grad) for name, grad in grads.items() if name not in learned)
+            assert got[0].stride() == x.stride() == its["x_seq"].stride()
+            assert got[1].stride() == (x.stride() if store_v_seq else torch.empty_like(x[0]).stride())
+
+
+@pytest.mark.parametrize("layout", OUTSIDE)
+def test_nothing_is_copied(layout: str, device: str) -> None:
+    x = OUTSIDE[layout](noise((19, 3, 4, 5, 16), torch.float32, 0, device)).requires_grad_()
+    incoming = OUTSIDE[layout](noise((19, 3, 4, 5, 16), torch.float32, 1, device))
+    with torch.profiler.profile() as profiler:
+        torch.autograd.grad(functional.lif(x)[0], x, incoming)
+    names = {e.name for e in profiler.events()}
+    assert any("snnkern::lif_backward" in name for name in names)
+    assert not names & {"aten::copy_", "aten::clone", "aten::contiguous"}
+
+
+@pytest.mark.parametrize("neuron", NEURON_NAMES)
+def test_modules_with_the_batch_first(neuron: str, device: str) -> None:
+    x = noise((19, 3, 4, 5, 16), torch.float32, 0, device, calm(neuron, "hard"))
+    cls = getattr(nn, neuron_class(neuron).module)
+    plain, other = (cls(store_v_seq=True, batch_first=b, v_init=0.125).to(device) for b in (False, True))
+    scripted = torch.jit.script(copy.deepcopy(other))
+    assert "batch_first=True" in repr(other) and "batch_first" not in repr(plain)
+    for steps in (x[:7], x[7:]):  # with the kept state
+        swapped = steps.transpose(0, 1).contiguous()
+        out = plain(steps)
+        for layer in (other, scripted):
+            got = layer(swapped)
+            assert torch.equal(got.transpose(0, 1), out) and got.is_contiguous()
+            assert torch.equal(layer.v_seq.transpose(0, 1), plain.v_seq) and torch.equal(layer.v, plain.v)
+
+
+def test_a_value_for_each_channel_with_the_batch_first(device: str) -> None:
+    x = noise((6, 2, 3, 16), torch.float32, 0, device)
+    plain, other = (
+        nn.LIF(tau=torch.tensor([2.0, 3.0, 4.0]), channels=3, batch_first=b).to(device) for b in (False, True)
+    )
+    assert torch.equal(other(x.transpose(0, 1)).transpose(0, 1), plain(x))
+
+
+def test_short_rows_are_copied(device: str) -> None:
+    """Pieces of less than a cache line."""
+    x = LAYOUTS["batch_first"](noise((6, 3, 15), torch.float32, 0, device))
+    spikes, v = functional.lif(x)
+    expected, last = functional.lif(x.contiguous())
+    assert spikes.is_contiguous() and torch.equal(spikes, expected) and torch.equal(v, last)
 
 
 def test_other_layouts_come_out_contiguous(device: str) -> None:

@@ -112,7 +112,7 @@ def test_errors() -> None:
         nn.LIF(channels=0)
     with pytest.raises(ValueError, match="LIF: learn_v_reset needs a value of v_reset to start from, got None"):
         nn.LIF(v_reset=None, learn_v_reset=True)
-    with pytest.raises(ValueError, match=r"LIF: each value of tau must be a finite number >= 1, got 0\.5"):
+    with pytest.raises(ValueError, match=r"LIF: each value of tau must be a finite number >= 1 or inf, got 0\.5"):
         nn.LIF(tau=torch.tensor([2.0, 0.5]))
     with pytest.raises(TypeError, match=r"LIF: tau must be a tensor of floating-point values, got torch\.int64"):
         nn.LIF(tau=torch.tensor([2, 3]))

@@ -180,10 +180,10 @@ def test_a_surrogate_that_is_assigned_is_used() -> None:
 def test_values_that_cannot_be_assigned_say_so() -> None:
     layer = nn.LIF(learn_tau=True, channels=3)
     for name, value, error, message in (
-        ("tau", 0.5, ValueError, "snnkern.nn.LIF: tau must be a finite number >= 1, got 0.5"),
-        ("tau", "2", TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got '2'"),
-        ("tau", True, TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got True"),
-        ("tau", None, TypeError, "snnkern.nn.LIF: tau must be a finite number >= 1, got None"),
+        ("tau", 0.5, ValueError, "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        ("tau", "2", TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got '2'"),
+        ("tau", True, TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
+        ("tau", None, TypeError, "snnkern.nn.LIF: tau must be a number or a tensor, got None"),
         ("tau", 1.0, ValueError, "snnkern.nn.LIF: tau is learned, and must be within its limits, not at one, got 1.0"),
         ("tau", torch.full((2,), 3.0), ValueError, "snnkern.nn.LIF: tau is learned with shape [3], got shape [2]"),
         (
@@ -192,7 +192,7 @@ def test_values_that_cannot_be_assigned_say_so() -> None:
             TypeError,
             "a tensor without a gradient, or a torch.nn.Parameter",
         ),
-        ("surrogate", "atan", TypeError, "snnkern.nn.LIF: surrogate must be one of snnkern.surrogate, got 'atan'"),
+        ("surrogate", "atan", TypeError, "snnkern.nn.LIF: surrogate must be a surrogate of snnkern.surrogate, such as"),
         (
             "channels",
             4,
@@ -365,19 +365,40 @@ def test_values_that_change_do_not_compile_again(device: str, fresh_dynamo: None
     assert counter.frame_count == settled
 
 
-def test_the_tensor_of_surrogate_parameters_is_checked() -> None:
+def test_parameters_of_a_surrogate_as_tensors() -> None:
     x = torch.ones(2, 3, requires_grad=True)
     run = torch.ops.snnkern.if_forward
-    for given, message in (
-        (torch.ones(2, dtype=torch.float64), "surrogate_params_tensor must have 1 value for surrogate 'atan', got 2"),
-        (torch.ones(1), "surrogate_params_tensor must be a vector of float64"),
-        (-torch.ones(1, dtype=torch.float64), "surrogate_params_tensor: alpha of surrogate 'atan' must be"),
+    three = torch.tensor(3.0, dtype=torch.float64)
+    for name, given, message in (
+        (
+            "surrogate_param0_tensor",
+            three.float(),
+            "surrogate_param0_tensor must be 0-dim float64, got 0 dimensions of",
+        ),
+        (
+            "surrogate_param0_tensor",
+            three.reshape(1),
+            "surrogate_param0_tensor must be 0-dim float64, got 1 dimensions",
+        ),
+        ("surrogate_param0_tensor", -three, "surrogate_param0_tensor: alpha of surrogate 'atan' must be"),
+        (
+            "surrogate_param1_tensor",
+            three,
+            "surrogate_param1_tensor must be None for surrogate 'atan', which has 1 par",
+        ),
     ):
-        with pytest.raises((RuntimeError, ValueError, TypeError), match=message):
-            run(x, surrogate="atan", surrogate_params_tensor=given)
-    given = torch.full((1,), 3.0, dtype=torch.float64)
-    out = run(x, surrogate="atan", surrogate_params_tensor=given)[0]
-    given += 1
+        with pytest.raises((RuntimeError, ValueError), match=re.escape(message)):
+            run(x, surrogate="atan", **{name: given})
+    for used in (surrogate.ATan(3.0), surrogate.Gaussian(0.7, 1.5)):
+        tensors = {
+            f"surrogate_param{i}_tensor": torch.tensor(p, dtype=torch.float64) for i, p in enumerate(used.params)
+        }
+        got, wanted = (
+            run(x, surrogate=used.name, **given)[0] for given in (tensors, {"surrogate_params": used.params})
+        )
+        assert torch.equal(*(torch.autograd.grad(out.sum(), x)[0] for out in (got, wanted)))
+    out = run(x, surrogate="atan", surrogate_param0_tensor=three)[0]
+    three += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
 

@@ -174,16 +174,16 @@ def test_learned_decay_starts_at_one_over_tau_and_learns() -> None:
 
 def test_arguments_are_checked_by_name() -> None:
     for make, message in (
-        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1, got 0.5"),
-        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a finite number >= 1, got True"),
+        (lambda: nn.LIF(tau=0.5), "snnkern.nn.LIF: tau must be a finite number >= 1 or inf, got 0.5"),
+        (lambda: nn.LIF(tau=True), "snnkern.nn.LIF: tau must be a number or a tensor, got True"),
         (lambda: nn.LIF(decay_input="no"), "snnkern.nn.LIF: decay_input must be True or False, got 'no'"),  # type: ignore[arg-type]
         (
             lambda: nn.ParametricLIF(init_tau=0.5),
             "snnkern.nn.ParametricLIF: init_tau must be a finite number > 1, got 0.5",
         ),
-        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number, got nan"),
-        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a finite number, got '0'"),  # type: ignore[arg-type]
-        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be one of snnkern.surrogate, got 'atan'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(v_threshold=math.nan), "snnkern.nn.IF: v_threshold must be a finite number or inf, got nan"),
+        (lambda: nn.IF(v_reset="0"), "snnkern.nn.IF: v_reset must be a number, a tensor or None, got '0'"),  # type: ignore[arg-type]
+        (lambda: nn.IF(surrogate="atan"), "snnkern.nn.IF: surrogate must be a surrogate of snnkern.surrogate, such as"),  # type: ignore[arg-type]
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(message)):
             make()

@@ -67,7 +67,8 @@ def test_schema(neuron: str) -> None:
     numbers = [name.replace("tau", "decay") for name in re.findall(r"float\?? (\w+)=", SCHEMAS[neuron])]
     tensors = "".join(f", Tensor? {name}_tensor=None" for name in numbers)  # each number may be a tensor instead
     tensors += CONVENTIONS.get(neuron, "")
-    tensors += ", Tensor? surrogate_params_tensor=None" * neuron_class(neuron).has_surrogate
+    if neuron_class(neuron).has_surrogate:
+        tensors += "".join(f", Tensor? surrogate_param{i}_tensor=None" for i in range(4))
     assert found == torch._C.parse_schema(
         f"snnkern::{neuron}_forward{SCHEMAS[neuron]}".replace(") ->", f"{tensors}) ->")
     )

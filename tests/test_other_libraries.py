@@ -86,18 +86,19 @@ def snntorch(reset: str, delay: bool) -> dict[str, Any]:
     return {**SNNTORCH, "v_reset": None if reset == "subtract" else 0.0, "delay_reset": delay}
 
 
-def snntorch_leaky(reset: str, delay: bool) -> Case:
+def snntorch_leaky(reset: str, delay: bool, beta: float = 0.75) -> Case:
     threshold = 0.75 if delay else 2.0
 
     def other(x_seq: Tensor, v_init: Tensor) -> Outputs:
         theirs = library("snntorch")
         atan = theirs.surrogate.atan(2.0)
-        neuron = theirs.Leaky(0.75, threshold=threshold, spike_grad=atan, reset_mechanism=reset, reset_delay=delay)
+        neuron = theirs.Leaky(beta, threshold=threshold, spike_grad=atan, reset_mechanism=reset, reset_delay=delay)
         spikes, (v,) = stepwise(neuron, x_seq, v_init)
         return [spikes, v]
 
-    ours = partial(functional.lif, tau=4.0, decay_input=False, v_threshold=threshold, **snntorch(reset, delay))
-    return Case(ours, other, ties=True)
+    tau = 1 / (1 - beta) if beta < 1 else math.inf
+    ours = partial(functional.lif, tau=tau, decay_input=False, v_threshold=threshold, **snntorch(reset, delay))
+    return Case(ours, other, ties=0 < beta < 1)
 
 
 def snntorch_synaptic(reset: str, delay: bool) -> Case:
@@ -394,6 +395,11 @@ CASES: dict[str, Case] = {
         f"snntorch-leaky-{reset}-{'delayed' if delay else 'at_once'}": snntorch_leaky(reset, delay)
         for reset in ("subtract", "zero")
         for delay in (False, True)
+    },
+    **{
+        f"snntorch-leaky-{reset}-beta{beta}": snntorch_leaky(reset, True, beta)
+        for reset in ("subtract", "zero")
+        for beta in (0, 1)
     },
     **{f"snntorch-synaptic-{reset}-at_once": snntorch_synaptic(reset, False) for reset in ("subtract", "zero")},
     "snntorch-synaptic-subtract-delayed": snntorch_synaptic("subtract", True),

@@ -1,35 +1,33 @@
-"""The README is true: its tables are those of the specification, and its code runs."""
+"""The README is true: its first lines learn, its code runs, and what it links is there."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
-import snnkern
 from snnkern import functional
-from snnkern.codegen.emit.docs import readme
 
 from compatibility import render
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLE, EQUIVALENT, TENSORS, KERNEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, EQUIVALENT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_tables_are_made_from_the_specification() -> None:
-    assert readme(README) == README, "run: python -m codegen --readme"
-
-
-def test_the_example_runs() -> None:
-    scope: dict[str, object] = {}
-    exec(EXAMPLE, scope)
-    net = scope["net"]
-    assert isinstance(net, torch.nn.Sequential)
-    assert all(p.grad is not None for p in net.parameters()) and net[1].v is None
+def test_the_first_lines_learn() -> None:
+    torch.manual_seed(0)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(EXAMPLE, {})
+    losses = [float(loss) for loss in re.findall(r"step \d+: loss (\S+)", printed.getvalue())]
+    first, last = (float(x) for x in re.findall(r"the loss falls from (\S+) to below (\d\.\d)", README)[0])
+    assert len(losses) == 5 and losses == sorted(losses, reverse=True)
+    assert round(losses[0], 1) == first and losses[-1] < last
 
 
 def test_the_equivalent_code_is_equivalent() -> None:
@@ -43,23 +41,10 @@ def test_the_equivalent_code_is_equivalent() -> None:
         torch.testing.assert_close(scope["v"], v)
 
 
-def test_a_tensor_and_a_learned_parameter_are_the_same_as_a_number() -> None:
-    scope: dict[str, Any] = {"torch": torch, "snnkern": snnkern}
-    exec(TENSORS, scope)
-    expected, _ = functional.lif(scope["x_seq"], tau=2.0)
-    assert torch.equal(scope["spike_seq"], expected) and torch.equal(scope["layer"](scope["x_seq"]), expected)
-    scope["v"].sum().backward()
-    scope["layer"].v.sum().backward()
-    assert scope["tau"].grad.abs().min() > 0
-    (weight,) = scope["layer"].parameters()
-    assert weight.shape == (16,) and weight.grad.abs().min() > 0
-
-
-def test_the_kernel_runs() -> None:
-    x = torch.randn(4, 4)
-    y = torch.zeros_like(x)
-    exec(KERNEL, {"x": x, "y": y})
-    assert torch.equal(y, (x >= 0).float())
+def test_it_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 120
+    for target in re.findall(r"\]\(([^)#]+)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_compatibility_table_is_made_from_the_record() -> None:

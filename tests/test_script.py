@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import snnkern
 from snnkern import functional
 from snnkern.codegen.specification.base import RESETS
 
-from support import KINDS, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
+from support import KINDS, eighths, fresh_process, function, inputs, network, noise, operator, options_of, reset_options
 
 pytestmark = [pytest.mark.compatibility, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
 each_neuron = pytest.mark.parametrize("neuron", KINDS)
@@ -121,15 +122,21 @@ def test_reset_and_detach_reach_every_neuron(neuron: str, way: str, device: str)
         return saved_and_loaded(scripted) if way.endswith("loaded") else scripted
 
     net = network(neuron, device, store_v_seq=True).eval()
-    x = noise((4, 3, 5), torch.float32, 0, device, 2.0)
+    x = eighths(noise((4, 3, 5), torch.float32, 0, device, 2.0))
     other = wrapped(copy.deepcopy(net))
+    # An optimized network sums products in another order, which potentials show and spikes do not.
+    same = (
+        torch.testing.assert_close
+        if way == "optimized"
+        else functools.partial(torch.testing.assert_close, rtol=0, atol=0)
+    )
     with torch.no_grad():
         expected, then = net(x), net(x)
-        assert torch.equal(other(x), expected)
+        same(other(x), expected)
         snnkern.nn.detach(other)
-        assert torch.equal(other(x), then)
+        same(other(x), then)
         snnkern.nn.reset(other)
-        assert torch.equal(other(x), expected)
+        same(other(x), expected)
     snnkern.nn.reset({"both": (net, other)})
     for n in (net, other):
         x = x.detach().requires_grad_()

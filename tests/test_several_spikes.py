@@ -117,7 +117,7 @@ def test_each_place_gets_its_own_answer(library: ctypes.CDLL, smooth: bool) -> N
 
     out, after, grad_x = torch.empty_like(x), [torch.empty(N).double() for _ in range(2)], torch.empty_like(x)
     args = KernelArgs(
-        T=T, N=N, x=x.data_ptr(), spike=out.data_ptr(), grad_spike=gs.data_ptr(), grad_x=grad_x.data_ptr()
+        T=T, N=N, inner=N, x=x.data_ptr(), spike=out.data_ptr(), grad_spike=gs.data_ptr(), grad_x=grad_x.data_ptr()
     )
     args.params[0], args.params[1], args.surrogate[0] = 0.75, 0.5, 2.0
     for k in range(2):

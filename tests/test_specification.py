@@ -266,7 +266,7 @@ def test_as_many_as_the_kernels_hold() -> None:
     "float", "register", "template", "xor", "INFINITY",  # C++
     "lambda", "None", "class", "yield",  # Python
     "R", "value", "load", "kCount", "self", "torch", "isinstance", "train", "half", "reset",  # in the generated code
-    "x_seq", "v_init", "surrogate", "surrogate_params", "store_v_seq", "spiking", "channels", "keep_tensor", "learn_keep",
+    "x_seq", "v_init", "surrogate", "surrogate_params", "surrogate_param0_tensor", "store_v_seq", "spiking", "channels", "keep_tensor", "learn_keep",
     "v", "keep", "v_seq", "keep_weight",  # taken by the neuron itself
 ])  # fmt: skip
 def test_a_parameter_needs_a_name_of_its_own(name: str) -> None:

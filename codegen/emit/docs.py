@@ -1,81 +1,19 @@
-"""Pure: the specification -> the tables of the README, and the pages on neurons and surrogates of the documentation."""
+"""Pure: the specification -> the pages on neurons and surrogates: Markdown for MyST, with figures that docs/figures.py draws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 
 from ..graph.formula import latex, latex_step
-from ..specification.base import FIRING, Flag, Float, Neuron, Surrogate
+from ..specification.base import Neuron, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .python import function_name, module_arguments, step_equations
+from .python import function_name, step_equations
 from .schema import schemas
-
-
-def neuron_table() -> str:
-    rows = ["| neuron | function, operator | module | equations |", "|---|---|---|---|"]
-    for n in NEURONS:
-        title = (n.__doc__ or "").split(":")[0].strip().rstrip(".")
-        usual = {p.name: p.default for p in FIRING}
-        unusual = [p for p in n.firing if p.default != usual[p.name]]
-        arguments = _arguments({p.name: _default(p) for p in (*module_arguments(n), *unusual)})
-        # Spike and reset stand above the table, where they are those of all neurons.
-        own = [e for e in n.firing_equations if e not in Neuron.firing_equations]
-        equations = "<br>".join(f"`{' '.join(e.split())}`" for e in (*n.equations, *own))
-        rows.append(
-            f"| {title} | `functional.{function_name(n)}`, `{n.name}_forward` | `nn.{n.module}({arguments})` | {equations} |"
-        )
-    return "\n".join(rows)
-
-
-def surrogate_table() -> str:
-    rows = ["| name | class | gradient | primitive |", "|---|---|---|---|"]
-    for s in SURROGATES:
-        arguments = _arguments({p.name: _default(p) for p in s.parameters})
-        cells = (
-            f"`{s.name}`",
-            f"`{s.__name__}({arguments})`",
-            _code(s.gradient_text),
-            _code(s.primitive_text) or "none",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def _default(p: Float | Flag) -> str:
-    """A default as code: 4, 4/3 or 0.95."""
-    if isinstance(p, Flag) or p.default is None:
-        return repr(p.default)
-    fraction = Fraction(p.default).limit_denominator(9)
-    short = p.range.integer or (float(fraction) == p.default and len(repr(p.default)) > len("0.125"))
-    return str(fraction) if short else repr(p.default)
 
 
 def _arguments(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
-
-
-def _code(text: str) -> str:
-    """Text as code in a table cell, where a bar ends the cell."""
-    return f"`{text}`".replace("|", "\\|") if text else ""
-
-
-TABLES = {"neurons": neuron_table, "surrogates": surrogate_table}
-
-
-def readme(text: str) -> str:
-    """The README with its tables made anew, between <!-- name --> and <!-- /name -->."""
-    for name, table in TABLES.items():
-        before, opening, rest = text.partition(f"<!-- {name} -->\n")
-        _, closing, after = rest.partition(f"<!-- /{name} -->")
-        if not opening or not closing:
-            raise ValueError(f"the README must have a place <!-- {name} --> ... <!-- /{name} --> for a table")
-        text = f"{before}{opening}{table()}\n{closing}{after}"
-    return text
-
-
-# ---- pages: Markdown for MyST, each with a figure that docs/figures.py draws ------------------------------------------
 
 
 RESPONSES: dict[str, dict[str, float]] = {
@@ -89,9 +27,9 @@ RESPONSES: dict[str, dict[str, float]] = {
 def pages() -> dict[str, str]:
     """Every generated page, and what others include, by its path below docs/generated."""
     return {
-        "neurons/index.md": neuron_index(),
+        "neurons/list.md": neuron_list(),
         **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
-        "surrogates.md": surrogate_page(),
+        "surrogates.md": surrogate_sections(),
         "api/functional.md": _summary(function_name(n) for n in NEURONS),
         "api/reference.md": _summary(function_name(n) for n in NEURONS),
         "api/nn.md": _summary(n.module for n in NEURONS),
@@ -99,13 +37,11 @@ def pages() -> dict[str, str]:
     }
 
 
-def neuron_index() -> str:
+def neuron_list() -> str:
+    """A line for each neuron; docs/neurons.md includes it."""
     return _text(
-        "# Neurons",
-        _readme_section("## Neurons", "<!-- neurons -->"),
-        "\n".join(f"* [{n.module}]({n.name}.md): {(n.__doc__ or '').strip()}" for n in NEURONS),
-        _readme_section("<!-- /neurons -->", "## Kernels of your own"),
-        "```{toctree}\n:hidden:\n\n" + "\n".join(n.name for n in NEURONS) + "\n```",
+        "\n".join(f"* [{n.module}](/generated/neurons/{n.name}.md): {(n.__doc__ or '').strip()}" for n in NEURONS),
+        "```{toctree}\n:hidden:\n\n" + "\n".join(f"/generated/neurons/{n.name}" for n in NEURONS) + "\n```",
     )
 
 
@@ -167,13 +103,9 @@ def _summary(names: Iterable[str]) -> str:
     return "\n".join(["```{eval-rst}", *lines, "```\n"])
 
 
-def surrogate_page() -> str:
-    """The page of all surrogates: gradient, primitive, parameters, source and curves."""
-    parts = ["# Surrogates", _readme_section("## Surrogates", "<!-- surrogates -->")]
-    parts.append("Below, g is the gradient and f the primitive; the curves are those of the default parameters.")
-    for s in SURROGATES:
-        parts += _surrogate_section(s)
-    return _text(*parts)
+def surrogate_sections() -> str:
+    """Each surrogate with gradient, primitive, parameters, source and curves; docs/surrogates.md includes it."""
+    return _text(*(part for s in SURROGATES for part in _surrogate_section(s)))
 
 
 def _surrogate_section(surrogate: type[Surrogate]) -> list[str]:
@@ -186,7 +118,7 @@ def _surrogate_section(surrogate: type[Surrogate]) -> list[str]:
         f'`surrogate="{surrogate.name}"` in operators.',
         _math(formulas),
         "" if surrogate.has_primitive() else "It has no primitive.",
-        f"![Curve of {surrogate.__name__}](figures/surrogate_{surrogate.name}.svg)",
+        f"![Curve of {surrogate.__name__}](/generated/figures/surrogate_{surrogate.name}.svg)",
         _autodoc("class", f"surrogate.{surrogate.__name__}"),
     ]
 
@@ -203,10 +135,6 @@ def _math(lines: Iterable[str]) -> str:
     """Lines of LaTeX as one formula, aligned at &."""
     aligned = " \\\\\n".join(lines)
     return f"```{{math}}\n\\begin{{aligned}}\n{aligned}\n\\end{{aligned}}\n```"
-
-
-def _readme_section(after: str, before: str) -> str:
-    return f'```{{include}} /../README.md\n:start-after: "{after}"\n:end-before: "{before}"\n```'
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -33,20 +33,19 @@ def module_example(neuron: type[Neuron]) -> list[str]:
     amplitude, outputs = response(neuron)
     return [
         f">>> layer = snnkern.nn.{neuron.module}()",
-        *_listed(
-            f"layer(torch.full(({STEPS}, 2), {amplitude!r}))[:, 0].tolist()", outputs, f"  # {STEPS} steps of 2 neurons"
-        ),
+        f">>> x_seq = torch.full(({STEPS}, 2), {amplitude!r})  # {STEPS} steps of 2 neurons",
+        *_listed("layer(x_seq)[:, 0].tolist()", outputs),
         ">>> layer.v.shape  # where the next call goes on",
         "torch.Size([2])",
         ">>> layer.reset()",
     ]
 
 
-def _listed(code: str, outputs: list[float], comment: str = "") -> list[str]:
+def _listed(code: str, outputs: list[float]) -> list[str]:
     """A line that shows these outputs, and what it prints: rounded, if float32 does not hold them."""
     if all(struct.unpack("f", struct.pack("f", x)) == (x,) for x in outputs):
-        return [f">>> {code}{comment}", repr(outputs)]
-    return [f">>> [round(v, 3) for v in {code}]{comment}", repr([round(x, 3) for x in outputs])]
+        return [f">>> {code}", repr(outputs)]
+    return [f">>> [round(v, 3) for v in {code}]", repr([round(x, 3) for x in outputs])]
 
 
 def surrogate_example(surrogate: type[Surrogate]) -> list[str]:

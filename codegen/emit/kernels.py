@@ -69,7 +69,13 @@ class Selection:
                 if name not in legal[kind]:
                     raise ValueError(f"SNNKERN_ONLY: unknown {kind} {name!r}; expected one of {', '.join(legal[kind])}")
             chosen.append(tuple(value for name, value in legal[kind].items() if name in names))
-        return cls(*chosen)
+        selection = cls(*chosen)
+        if not selection.combinations():
+            raise ValueError(
+                f"SNNKERN_ONLY: {text!r} selects nothing: no neuron in it has such a surrogate and reset; "
+                "python -m codegen --list prints every combination"
+            )
+        return selection
 
     def of(self, neuron: type[Neuron]) -> Selection:
         """What is built of one neuron: only surrogates and resets that it can have."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..specification.base import DETACH_RESET, Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.base import DETACH_RESET, SURROGATE_TENSORS, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .examples import function_example, module_example, surrogate_example
@@ -133,7 +133,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run.",
+        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
+        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
@@ -163,7 +164,9 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "    else float32.",
         "",
         "Raises:",
-        "    RuntimeError: an argument is out of its range or of a wrong shape, dtype or device; the message names it.",
+        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
         *_example(neuron, NEURONS, function_example, f"functional.{function_name(neuron)}"),
         *_source(neuron),
     ]
@@ -192,12 +195,15 @@ _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate impor
 
 def functional_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
-    text += "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import inverse" + _SURROGATE_IMPORT
+    text += (
+        "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(n) for n in neurons])
     for n in neurons:
         values = []
         for a in arguments(n):
-            if a.kind == "SurrogateTensor":  # the last; functions take numbers
+            if a.kind == "SurrogateTensor":  # the last ones; functions take numbers
                 continue
             values.append(
                 {
@@ -207,18 +213,37 @@ def functional_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
                 }.get(a.name, a.name)
             )
         call = ",\n        ".join(values)
-        body = "".join(_take_tensor(p) for p in n.numbers())
+        where = f"snnkern.functional.{function_name(n)}"
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.key()}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
 
-def _take_tensor(p: Float) -> str:
+def _check_types(n: type[Neuron], where: str) -> str:
+    """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
+    body = ""
+    for name in ("x_seq", *(t.name for t in n.learned)):
+        body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (f"{s.name}_init" for s in n.states):
+        test = f"{name} is not None and not isinstance({name}, Tensor)"
+        body += f'    if {test}:\n        check_is_tensor("{where}", "{name}", {name})\n'
+    for name in (*(p.name for p in n.flags()), "store_v_seq"):
+        body += f'    if type({name}) is not bool:\n        {name} = switch("{where}", "{name}", {name})\n'
+    if n.has_surrogate:
+        body += f'    if not isinstance(surrogate, Surrogate):\n        check_surrogate("{where}", surrogate)\n'
+    return body
+
+
+def _take_number(p: Float, where: str) -> str:
     """The operator takes a number and, in its place, a tensor."""
     value = f"inverse({p.name}, x_seq)" if p.inverse else p.name
+    is_other = f"type({p.name}) is not float" + (f" and {p.name} is not None" if p.none is not None else "")
     return (
         f"    {p.symbol}_tensor: Tensor | None = None\n"
-        f"    if isinstance({p.name}, Tensor):\n        {p.symbol}_tensor = {value}\n        {p.name} = {p.default!r}\n"
+        f"    if {is_other}:\n"
+        f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
+        f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
 
 
@@ -295,7 +320,9 @@ def _module_signature(
         for p in learnable
     ]
     doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
-    return out, [*by_keyword, ("channels", "Optional[int] = None", doc)]
+    by_keyword.append(("channels", "Optional[int] = None", doc))
+    sequences = f"input, output and {kept} are [N, T, ...], and worked on as they lie"
+    return out, [*by_keyword, ("batch_first", "bool = False", sequences)]
 
 
 def _module(neuron: type[Neuron]) -> str:
@@ -320,7 +347,7 @@ def _module(neuron: type[Neuron]) -> str:
     if neuron.has_surrogate:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
-    sets = "        super().__init__(store_v_seq, channels)\n"
+    sets = "        super().__init__(store_v_seq, channels, batch_first)\n"
     sets += "".join(f'        self.{p.name} = self._flag("{p.name}", {p.name})\n' for p in every if isinstance(p, Flag))
     if neuron.has_surrogate:
         sets += "        self.surrogate = surrogate\n"
@@ -331,13 +358,13 @@ def _module(neuron: type[Neuron]) -> str:
     call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
     keep = "".join(
-        f"            if self.store_v_seq:\n                self.{s}_seq = {s}\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
+        f"            if self.store_v_seq:\n                self.{s}_seq = self._swapped({s})\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
     parameters = "".join(f"        {text},\n" for text in declared)
-    shown = [p.name for p in (*every, *inits)] + ["store_v_seq"]
+    shown = [p.name for p in (*every, *inits)] + ["store_v_seq", "batch_first"]
     docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
     return f"""
 
@@ -359,10 +386,11 @@ class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
             pass
         elif isinstance(x_seq, Proxy):
             return self._call_in(x_seq)
+        x_seq = self._swapped(x_seq)
         {names} = torch.ops.snnkern.{neuron.key()}_forward(
 {call}        )
         if self._keeps_state():
-{keep}        return {neuron.output}  # type: ignore[no-any-return]
+{keep}        return self._swapped({neuron.output})
 
     @torch.jit.export
     def reset(self) -> None:
@@ -400,7 +428,7 @@ def _module_values(neuron: type[Neuron]) -> list[str]:
         values[f"{p.symbol}_tensor"] = f"self._tensor{tensor(p, p.weight_key, transform, inverse)}"
     values["surrogate"] = "self._surrogate_name"
     values["surrogate_params"] = "None if self._changes(self._surrogate_now) else self._surrogate_params"
-    values["surrogate_params_tensor"] = "self._surrogate_now if self._changes(self._surrogate_now) else None"
+    values.update({name: f"self._surrogate_tensor({i})" for i, name in enumerate(SURROGATE_TENSORS)})
     values["spiking"] = "self._spiking"
     return [values.get(a.name, f"self.{a.name}") for a in arguments(neuron)]
 

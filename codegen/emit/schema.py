@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..specification.base import FINITE, RESETS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.base import FINITE, RESETS, SURROGATE_TENSORS, Flag, Float, Learned, Neuron, Parameter, Range
 from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -41,11 +41,12 @@ class Argument:
     kind: str  # of KINDS
     name: str
     schema: str
-    range: Range = FINITE
+    range: Range = FINITE  # of the parameter as users give it, before `inverse`
     inverse: bool = False
     none: float = 0.0  # what None stands for
     is_convention: bool = False
     usual: float = 0.0  # of a convention: the value that needs no general pass
+    parameter: str = ""  # of a tensor: the number whose place it takes
 
 
 def _number(value: float | None) -> str:
@@ -64,7 +65,10 @@ def _argument(p: Parameter, is_convention: bool = False) -> Argument:
 
 def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
     name = f"{p.symbol}_tensor"
-    return Argument("Tensor", name, f"Tensor? {name}=None", p.tensor_range, is_convention=is_convention)
+    inverse = p.inverse is not None
+    return Argument(
+        "Tensor", name, f"Tensor? {name}=None", p.range, inverse, is_convention=is_convention, parameter=p.name
+    )
 
 
 def arguments(neuron: type[Neuron]) -> list[Argument]:
@@ -83,7 +87,7 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     out += [_argument(p, True) for p in neuron.conventions]
     out += [_tensor_argument(p, True) for p in neuron.conventions if isinstance(p, Float)]
     if neuron.has_surrogate:
-        out.append(Argument("SurrogateTensor", "surrogate_params_tensor", "Tensor? surrogate_params_tensor=None"))
+        out += [Argument("SurrogateTensor", name, f"Tensor? {name}=None") for name in SURROGATE_TENSORS]
     return out
 
 
@@ -141,7 +145,8 @@ def _double(value: float) -> str:
 
 
 def _range_text(r: Range) -> str:
-    return f'{{{_double(r.low)}, {_double(r.high)}, {cpp_bool(r.low_open)}, {cpp_bool(r.integer)}, "{r}"}}'
+    switches = ", ".join(map(cpp_bool, (r.low_open, r.integer, r.infinite)))
+    return f'{{{_double(r.low)}, {_double(r.high)}, {switches}, "{r}"}}'
 
 
 def registry() -> str:
@@ -152,7 +157,7 @@ def registry() -> str:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
             rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", {_range_text(a.range)}, {rest}}},')
+            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
         lines.append("};")
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")

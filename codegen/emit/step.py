@@ -40,8 +40,14 @@ def trace(neuron: type[Neuron], reset: str, kind: str) -> Traced:
     names: dict[Expr, str] = {}
 
     smooth = kind == "smooth"
+    # A lean pass, which has the numbers that networks are trained with, spends nothing on an infinite one.
     step = Step(
-        expr.primitive if smooth else expr.spike, blend if smooth else expr.select, reset, kind == "general", names
+        expr.primitive if smooth else expr.spike,
+        blend if smooth else expr.select,
+        reset,
+        general=kind == "general",
+        infinity=var("R(INFINITY)") if kind else None,
+        names=names,
     )
     x, old = var("x"), [var(s.name) for s in neuron.states]
     s, new = run_step(neuron, x, old, Values(**values), step)

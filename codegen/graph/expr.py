@@ -413,8 +413,6 @@ def smallest_cut(outputs: Sequence[Expr], sources: Sequence[Expr], incoming: Seq
     The forward pass is what depends on the sources and not on the `incoming` gradients. Of equally small cuts this is the
     one nearest to the outputs, which leaves least to compute again. Comparisons are no numbers and are never cut.
     """
-    import networkx  # here: what calls equations with tensors traces nothing, and need not wait for it
-
     order = topological(outputs)
     entries = set(sources)
     forward, back = set(sources), set(incoming)
@@ -423,19 +421,47 @@ def smallest_cut(outputs: Sequence[Expr], sources: Sequence[Expr], incoming: Seq
             back.add(e)
         elif any(a in forward for a in e.args):
             forward.add(e)
-    # A flow from the sources to what the gradients need, through a pipe of width 1 for each value.
+    # The largest flow from the sources to what the gradients need, through a pipe of width 1 for each value, is as wide as
+    # the smallest cut (Ford and Fulkerson). `left` is what more may flow from one end of a pipe to another.
     values = [*sources, *(e for e in order if e in forward and e not in entries)]
     number = {e: i for i, e in enumerate(values)}
-    pipes = networkx.DiGraph()
-    pipes.add_nodes_from(("start", "end"))
+    left: dict[Any, dict[Any, float]] = {}
+
+    def pipe(a: Any, b: Any, width: float = math.inf) -> None:
+        left.setdefault(a, {})[b] = width
+        left.setdefault(b, {}).setdefault(a, 0)
+
     for e in values:
-        pipes.add_edge(("in", number[e]), ("out", number[e]), **({} if e.op in COMPARISONS else {"capacity": 1}))
-        above = ["start"] if e in entries else [("out", number[a]) for a in e.args if a in forward]
-        pipes.add_edges_from((a, ("in", number[e])) for a in above)
+        pipe(("in", number[e]), ("out", number[e]), math.inf if e.op in COMPARISONS else 1)
+        for a in ["start"] if e in entries else [("out", number[a]) for a in e.args if a in forward]:
+            pipe(a, ("in", number[e]))
     wanted = {a: None for e in order if e in back for a in e.args if a in forward} | dict.fromkeys(outputs)
-    pipes.add_edges_from((("out", number[e]), "end") for e in wanted if e in forward)
-    _, (near, _) = networkx.minimum_cut(pipes, "start", "end")
-    return [e for e in order if e in forward and ("in", number[e]) in near and ("out", number[e]) not in near]
+    for e in wanted:
+        if e in forward:
+            pipe(("out", number[e]), "end")
+
+    while "end" in (path := _search("start", lambda a: (b for b, width in left.get(a, {}).items() if width > 0))):
+        end: Any = "end"
+        while end != "start":
+            before = path[end]
+            left[before][end] -= 1
+            left[end][before] += 1
+            end = before
+    # From behind the cut that is nearest to the end, the end can still be reached.
+    behind = _search("end", lambda b: (a for a in left.get(b, ()) if left[a][b] > 0))
+    return [e for e in order if e in forward and ("out", number[e]) in behind and ("in", number[e]) not in behind]
+
+
+def _search(start: Any, neighbours: Callable[[Any], Iterable[Any]]) -> dict[Any, Any]:
+    """All that can be reached, the nearest first, each with where it was reached from."""
+    reached: dict[Any, Any] = {start: None}
+    queue = [start]
+    for place in queue:
+        for other in neighbours(place):
+            if other not in reached:
+                reached[other] = place
+                queue.append(other)
+    return reached
 
 
 def value(outputs: Sequence[Expr], known: Mapping[Expr, Expr] | None = None) -> list[Expr]:

@@ -15,12 +15,13 @@ from ..graph.expr import straight_through, where
 
 @dataclass(frozen=True)
 class Range:
-    """The legal values of a parameter: finite, and within these bounds."""
+    """The legal values of a parameter: finite, and within these bounds; with `infinite`, infinity as well."""
 
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     integer: bool = False
+    infinite: bool = False
 
     def __str__(self) -> str:
         bounds = []
@@ -29,9 +30,11 @@ class Range:
         if self.high != math.inf:
             bounds.append(f"<= {self.high:g}")
         kind = "an integer" if self.integer else "a finite number"
-        return " ".join([kind, " and ".join(bounds)]).strip()
+        return " ".join([kind, " and ".join(bounds)]).strip() + (" or inf" if self.infinite else "")
 
     def holds(self, value: float) -> bool:
+        if value == math.inf:
+            return self.infinite
         if not math.isfinite(value) or (self.integer and value != math.floor(value)):
             return False
         return (value > self.low if self.low_open else value >= self.low) and value <= self.high
@@ -73,11 +76,16 @@ class Float:
         return self.inverse or self.name
 
     @property
+    def kind(self) -> str:
+        """What it may be, in words."""
+        return "a number or a tensor" if self.none is None else "a number, a tensor or None"
+
+    @property
     def tensor_range(self) -> Range:
         """The range of what the equations get."""
         if self.inverse is None:
             return self.range
-        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=True)
+        return Range(0, 1 / self.range.low if self.range.low > 0 else math.inf, low_open=not self.range.infinite)
 
     @property
     def value_key(self) -> str:
@@ -136,11 +144,25 @@ POTENTIAL = State("v", "membrane potential", start="v_reset")
 class Step:
     """What tracing or the reference supplies to the equations of one step; `reset` is hard or soft."""
 
-    spike: Any  # u -> s, with the surrogate gradient as derivative
+    spike: Any  # u -> s, with the surrogate gradient as derivative; equations call `spike_at`
     select: Any  # (s, a, b) -> a where s, else b; in smooth mode `blend`
     reset: str
     general: bool = False  # the neuron's conventions are in play; else they are at their defaults, and p has none
+    infinity: Any = None  # where a threshold may be it: the neuron then never spikes, and no gradient passes a spike
     names: dict[Any, str] = field(default_factory=dict)  # the tracer's names for h and s in generated code
+
+    def spike_at(self, h: Any, threshold: Any) -> Any:
+        """The spike of the potential h."""
+        s = self.spike(h - threshold)
+        return s if self.infinity is None else where(threshold < self.infinity, s, 0.0)
+
+    def taken(self, s: Any, threshold: Any) -> Any:
+        """What a soft reset takes off after the spike s."""
+        return s * self.finite(threshold)
+
+    def finite(self, threshold: Any) -> Any:
+        """The threshold as a factor of the spike: an infinite one, which has none, is 0, since 0 * infinity would be NaN."""
+        return threshold if self.infinity is None else where(threshold < self.infinity, threshold, 0.0)
 
 
 def blend(s: Any, a: Any, b: Any) -> Any:
@@ -148,7 +170,9 @@ def blend(s: Any, a: Any, b: Any) -> Any:
     return s * a + (1 - s) * b
 
 
-V_THRESHOLD = Float("v_threshold", 1.0, "threshold of the membrane potential")
+V_THRESHOLD = Float(
+    "v_threshold", 1.0, "threshold of the membrane potential; at inf the neuron never spikes", Range(infinite=True)
+)
 V_RESET = Float(
     "v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted", none=0.0
 )
@@ -176,6 +200,10 @@ V_MIN = Float("v_min", None, "lowest potential after a step, as in Sinabs; None:
 # What a neuron may do otherwise than its equations say, as other libraries do. General passes have them, so that they cost
 # the others nothing.
 CONVENTIONS: tuple[Parameter, ...] = (STRICT, DELAY_RESET, MAX_SPIKES, V_MIN)
+MAX_SURROGATE_PARAMETERS = 4
+# The surrogate's parameters one by one as tensors, in place of surrogate_params. 0-dim, since torch.compile lets only such
+# tensors lie on the CPU while others are on a GPU.
+SURROGATE_TENSORS = tuple(f"surrogate_param{i}_tensor" for i in range(MAX_SURROGATE_PARAMETERS))
 
 
 class Neuron:
@@ -249,7 +277,7 @@ class Neuron:
         """The spike of the potential h, and the potential after it; `owed` is what a delayed reset takes from h."""
         if step.general:
             h = h - owed
-        s = step.spike(h - threshold)
+        s = step.spike_at(h, threshold)
         if step.general:
             s = straight_through(spike_count(h, threshold, s, p), s)
         step.names.update({h: "h", s: "s"})
@@ -265,11 +293,11 @@ class Neuron:
         """With delay_reset, the reset that the kept potential is due: the potential to charge, and what to take off then."""
         if not step.general:
             return v, 0.0
-        s = spike_count(v, p.v_threshold, step.spike(v - p.v_threshold), p).detach()
+        s = spike_count(v, p.v_threshold, step.spike_at(v, p.v_threshold), p).detach()
         s = where(p.delay_reset, s, 0.0)
         if step.reset == "hard":
             return where(s > 0, p.v_reset, v), 0.0
-        return v, s * p.v_threshold
+        return v, step.taken(s, p.v_threshold)
 
     @staticmethod
     def fire_reset(h: Any, s: Any, p: Any, step: Step, threshold: Any = None) -> Any:
@@ -277,7 +305,7 @@ class Neuron:
         s = where(p.detach_reset, s.detach(), s)
         if step.reset == "hard":
             return step.select(s, p.v_reset, h)
-        return h - s * (p.v_threshold if threshold is None else threshold)
+        return h - step.taken(s, p.v_threshold if threshold is None else threshold)
 
 
 def spike_count(h: Any, threshold: Any, s: Any, p: Any) -> Any:

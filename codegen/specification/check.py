@@ -18,9 +18,22 @@ from ..graph import expr
 from ..graph.evaluate import evaluate
 from ..graph.expr import Expr, lift
 from . import base, neurons
-from .base import CONVENTIONS, FIRING, V_THRESHOLD, Flag, Float, Learned, Neuron, State, Step, Surrogate
+from .base import (
+    CONVENTIONS,
+    FIRING,
+    MAX_SURROGATE_PARAMETERS,
+    SURROGATE_TENSORS,
+    V_THRESHOLD,
+    Flag,
+    Float,
+    Learned,
+    Neuron,
+    State,
+    Step,
+    Surrogate,
+)
 
-LIMITS = {"kMaxStates": 8, "kMaxParams": 24, "kMaxFlags": 8, "kMaxSurrogateParams": 4}
+LIMITS = {"kMaxStates": 8, "kMaxParams": 24, "kMaxFlags": 8, "kMaxSurrogateParams": MAX_SURROGATE_PARAMETERS}
 """What KernelArgs has room for; the C++ compiler compares."""
 MAX_QUESTIONS = 15  # places at which a step may ask for a spike: two bits each in an int
 
@@ -38,7 +51,7 @@ _TEMPORARY = re.compile(r"[tm]\d+")
 _FIELDS = frozenset(("kCount", "load", "set", "value"))
 _SURROGATE_FIELDS = frozenset(("kByNumber", "P", "parameters", "x", "gradient", "primitive"))
 # Arguments that an operator has beside its neuron's.
-_OPERATOR = ("x_seq", "surrogate", "surrogate_params", "store_v_seq", "spiking")
+_OPERATOR = ("x_seq", "surrogate", "surrogate_params", *SURROGATE_TENSORS, "store_v_seq", "spiking")
 # Names that the Python of a function or a module uses.
 _PYTHON = frozenset(
     "self torch Tensor List Optional Union Range Surrogate MultiStep inverse multistep isinstance super".split()  # noqa: SIM905

@@ -56,7 +56,8 @@ __all__ = [
 
 POTENTIAL_FROM_0 = State("v", "membrane potential")
 CURRENT = State("i", "synaptic current")
-TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1), inverse="decay")
+ABOVE_0 = replace(POSITIVE, infinite=True)
+TAU = Float("tau", 2.0, "membrane time constant, in time steps", Range(1, infinite=True), inverse="decay")
 DECAY_INPUT = Flag("decay_input", True, "multiply the input by decay as well")
 SOFT_FIRING: tuple[Parameter, ...] = (V_THRESHOLD, DETACH_RESET)
 
@@ -134,7 +135,9 @@ DELTA_T = Float("delta_T", 1.0, "sharpness of the exponential rise", POSITIVE)
 THETA_RH = Float("theta_rh", 0.8, "rheobase threshold: where the exponential rise sets in")
 RECOVERY: tuple[Parameter, ...] = (
     Float("w_rest", 0.0, "recovery current at the start"),
-    Float("tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1), inverse="decay_w"),
+    Float(
+        "tau_w", 2.0, "time constant of the recovery current, in time steps", Range(1, infinite=True), inverse="decay_w"
+    ),
     Float("a", 0.0, "how much the recovery current follows the potential"),
     Float("b", 0.0, "what a spike adds to the recovery current"),
 )
@@ -339,7 +342,7 @@ class RefractoryLIF(Neuron):
         v, r = states
         resting = r > 0
         h = where(resting, v, leak(x, v, p))
-        s = where(resting, 0.0, step.spike(h - p.v_threshold))
+        s = where(resting, 0.0, step.spike_at(h, p.v_threshold))
         step.names.update({h: "h", s: "s"})
         return s, [cls.fire_reset(h, s, p, step), where(resting, r - 1, p.period * s)]
 
@@ -373,7 +376,7 @@ class KLIF(LIF):
         (v,) = states
         scaled = p.k * cls.charge(x, v, p)
         h = where(scaled <= 0, 0.0, scaled)  # NaN stays NaN
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         k = where(p.scale_reset, p.k, 1.0)
         if step.reset == "soft":
@@ -401,7 +404,7 @@ class CLIF(Neuron):
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         v, m = states
         h = v - v * p.decay + x
-        s = step.spike(h - p.v_threshold)
+        s = step.spike_at(h, p.v_threshold)
         step.names.update({h: "h", s: "s"})
         m = m * (h * p.decay).sigmoid() + s
         return s, [cls.fire_reset(h, s, p, step, p.v_threshold + m.sigmoid()), m]
@@ -424,7 +427,7 @@ class ILIF(Neuron):
         replace(TAU, default=4 / 3),
         Float("max_spike_count", 4.0, "most spikes in a step", Range(1, integer=True)),
     )
-    firing = (replace(V_THRESHOLD, range=POSITIVE), DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), DETACH_RESET)
     has_surrogate = False
 
     @classmethod
@@ -451,21 +454,21 @@ class TernaryLIF(LIF):
     )
     parameters = (
         *LIF.parameters,
-        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", POSITIVE),
+        Float("v_threshold_neg", 1.0, "how far below 0 the potential gives a spike of -1", ABOVE_0),
     )
-    firing = (replace(V_THRESHOLD, range=POSITIVE), V_RESET, DETACH_RESET)
+    firing = (replace(V_THRESHOLD, range=ABOVE_0), V_RESET, DETACH_RESET)
     conventions = ()
 
     @classmethod
     def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
         (v,) = states
         h = cls.charge(x, v, p)
-        up, down = step.spike(h - p.v_threshold), step.spike(-h - p.v_threshold_neg)
+        up, down = step.spike_at(h, p.v_threshold), step.spike_at(-h, p.v_threshold_neg)
         s = up - down
         step.names.update({h: "h", s: "s"})
         # The two never spike at once, so that their resets may come one after the other.
         v = cls.fire_reset(h, up, p, step)
-        return s, [cls.fire_reset(v, down, p, step, -p.v_threshold_neg)]
+        return s, [cls.fire_reset(v, down, p, step, -step.finite(p.v_threshold_neg))]
 
 
 class LI(Neuron):

@@ -67,14 +67,23 @@ __device__ __forceinline__ void opaque(double& value) {
 #endif
 }
 
-// A thread's V neurons in one row of a [rows, N] tensor; moves from row to row.
+// Where in a sequence neuron n has its first step.
+__device__ __forceinline__ int64_t origin(const KernelArgs& a, int64_t n) {
+  if (a.inner == a.N) return n;
+  // A division of 64 bits takes four times as long.
+  const int64_t outer = a.N > INT32_MAX ? n / a.inner : static_cast<uint32_t>(n) / static_cast<uint32_t>(a.inner);
+  return n + outer * (a.T - 1) * a.inner;
+}
+
+// A thread's V neurons in one row of a tensor; moves from row to row. The row is `stride` elements long, and `first` is
+// where in it they lie.
 template <class T, int V>
 class Column {
  public:
   Column() = default;
-  __device__ __forceinline__ Column(const void* tensor, int64_t row, const KernelArgs& a, int64_t first)
-      : at_(static_cast<char*>(const_cast<void*>(tensor)) + (row * a.N + first) * int64_t(sizeof(T))),
-        stride_(a.N * int64_t(sizeof(T))) {}
+  __device__ __forceinline__ Column(const void* tensor, int64_t row, int64_t stride, int64_t first)
+      : at_(static_cast<char*>(const_cast<void*>(tensor)) + (row * stride + first) * int64_t(sizeof(T))),
+        stride_(stride * int64_t(sizeof(T))) {}
   __device__ __forceinline__ Packed<T, V> load() const { return *reinterpret_cast<const Packed<T, V>*>(global()); }
   __device__ __forceinline__ void store(const Packed<T, V>& values) const {
     *reinterpret_cast<Packed<T, V>*>(global()) = values;
@@ -120,11 +129,11 @@ struct Lanes {
   }
   __device__ __forceinline__ void load(int k, const void* tensor, int64_t row_index, const KernelArgs& a,
                                        int64_t first) {
-    row[k] = unpack<R, V>(Column<R, V>(tensor, row_index, a, first).load());
+    row[k] = unpack<R, V>(Column<R, V>(tensor, row_index, a.N, first).load());
   }
   __device__ __forceinline__ void store(int k, void* tensor, int64_t row_index, const KernelArgs& a,
                                         int64_t first) const {
-    Column<R, V>(tensor, row_index, a, first).store(pack<R, V>(row[k]));
+    Column<R, V>(tensor, row_index, a.N, first).store(pack<R, V>(row[k]));
   }
 };
 
@@ -211,11 +220,12 @@ __global__ void __launch_bounds__(kThreads)
   static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
+  const int64_t origin = cuda::origin(a, first);
   const Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
-    Column<T, V> column(a.x, start, a, first);
+    Column<T, V> column(a.x, start, a.inner, origin);
     const int steps = steps_left(a, start, kAhead);
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
@@ -224,10 +234,10 @@ __global__ void __launch_bounds__(kThreads)
       column.down();
     }
   };
-  Column<T, V> spikes(a.spike, 0, a, first);
+  Column<T, V> spikes(a.spike, 0, a.inner, origin);
   Column<R, V> sequence[S];
 #pragma unroll
-  for (int k = 0; k < S; ++k) sequence[k] = Column<R, V>(a.state[k], 0, a, first);
+  for (int k = 0; k < S; ++k) sequence[k] = Column<R, V>(a.state[k], 0, a.inner, origin);
   load(0, x);
   for (int64_t start = 0; start < a.T; start += kAhead) {
     Packed<T, V> next[kAhead];
@@ -300,6 +310,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
   static_assert(C % kGroup == 0);
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
+  const int64_t origin = cuda::origin(a, first);
   const Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
@@ -314,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
   for (int64_t start = C < kCheckpointPeriod ? 0 : (a.T - 1) / C * C; start >= 0; start -= C) {
     const int steps = steps_left(a, start, C);
     Packed<T, V> x[C], grad_spike[C];
-    Column<T, V> x_row(a.x, start, a, first), grad_row(a.grad_spike, start, a, first);
+    Column<T, V> x_row(a.x, start, a.inner, origin), grad_row(a.grad_spike, start, a.inner, origin);
 #pragma unroll
     for (int j = 0; j < C; ++j) {
       if (j % kGroup == 0 && j >= steps) break;
@@ -345,11 +356,11 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
     for (int group = C - kGroup; group >= 0; group -= kGroup) {
       if (group >= steps) continue;
-      Column<T, V> grad_x(a.grad_x, start + group + kGroup - 1, a, first);
+      Column<T, V> grad_x(a.grad_x, start + group + kGroup - 1, a.inner, origin);
       Lanes<R, S, V> incoming[kGroup];
 #pragma unroll
       for (int k = 0; k < S; ++k) {
-        Column<R, V> column(a.grad_state[k], start + group, a, first);
+        Column<R, V> column(a.grad_state[k], start + group, a.inner, origin);
 #pragma unroll
         for (int j = 0; j < kGroup; ++j) {
           incoming[j].fill(k, R(-0.0));  // adding it changes nothing, not even a zero's sign
@@ -402,7 +413,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 // Whether every row of every tensor may be read in vectors of V.
 template <class T>
 bool vectors_fit(const KernelArgs& a, int V) {
-  if (a.N % V) return false;
+  if (a.inner % V) return false;
   uintptr_t bits = 0;
   for (const void* p : {a.x, static_cast<const void*>(a.spike), a.grad_spike, static_cast<const void*>(a.grad_x)})
     bits |= reinterpret_cast<uintptr_t>(p);

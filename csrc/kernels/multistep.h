@@ -49,16 +49,16 @@ struct ParamTensor {
   int64_t inner, size;
 };
 
-// Sequences are [T, N] in storage order, states [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others
-// have the state dtype: float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient
-// that is zero.
+// Sequences are [N / inner, T, inner] in storage order: with time outermost, inner is N; with the batch first, a row of
+// one sample. States are [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others have the state dtype:
+// float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient that is zero.
 struct KernelArgs {
-  int64_t T, N;
+  int64_t T, N, inner;
   const void* x;
   const void* state_init[kMaxStates];  // null: start at state_start
   double state_start[kMaxStates];
   void* spike;
-  void* state[kMaxStates];  // [N] after the last step, or [T, N] with store_seq
+  void* state[kMaxStates];  // [N] after the last step, or a sequence with store_seq
   bool store_seq;
   void* checkpoints;  // [checkpoint_count(T), states, N]; written by the training forward, read by the backward
 

@@ -16,38 +16,67 @@
 
 namespace snnkern::cpu {
 
-// The neurons [first, first + count) of a [T, N] sequence. A block shorter than kCpuBlock is worked on in a buffer.
+// The neurons [first, first + count). Their part of a row of a sequence is worked on where it lies if that is in one
+// piece and as long as a block, else in a buffer.
 struct Block {
   int64_t first, count;
-  bool full() const { return count == kCpuBlock; }
+  bool in_place;
+
+  Block(const KernelArgs& a, int64_t first, int64_t end)
+      : first(first),
+        count(end - first < kCpuBlock ? end - first : kCpuBlock),
+        in_place(count == kCpuBlock && first % a.inner + count <= a.inner) {}
+
+  // copy(place in the sequence, place in the block, count) for each piece that lies in one.
+  template <class Copy>
+  SNNKERN_FN void pieces(const KernelArgs& a, int64_t row, const Copy& copy) const {
+    int64_t outer = first / a.inner, within = first % a.inner;
+    for (int64_t i = 0; i < count; ++outer, within = 0) {
+      const int64_t n = a.inner - within < count - i ? a.inner - within : count - i;
+      copy((outer * a.T + row) * a.inner + within, i, n);
+      i += n;
+    }
+  }
+
+  // The start of the block in a row, where it lies in one piece.
+  SNNKERN_FN int64_t start(const KernelArgs& a, int64_t row) const {
+    return (first / a.inner * a.T + row) * a.inner + first % a.inner;
+  }
 
   template <class T>
-  SNNKERN_FN const T* read(const void* sequence, int64_t row, int64_t N, T* buffer) const {
-    const T* p = static_cast<const T*>(sequence) + row * N + first;
-    if (full()) return p;
-    std::memcpy(buffer, p, count * sizeof(T));
+  SNNKERN_FN const T* read(const KernelArgs& a, const void* sequence, int64_t row, T* buffer) const {
+    const T* p = static_cast<const T*>(sequence);
+    if (in_place) return p + start(a, row);
+    pieces(a, row, [&](int64_t from, int64_t to, int64_t n) { std::memcpy(buffer + to, p + from, n * sizeof(T)); });
     return buffer;
   }
 
   // Where to write a row; commit() it afterwards.
   template <class T>
-  SNNKERN_FN T* write(void* sequence, int64_t row, int64_t N, T* buffer) const {
-    return full() ? static_cast<T*>(sequence) + row * N + first : buffer;
+  SNNKERN_FN T* write(const KernelArgs& a, void* sequence, int64_t row, T* buffer) const {
+    return in_place ? static_cast<T*>(sequence) + start(a, row) : buffer;
   }
 
   template <class T>
-  SNNKERN_FN void commit(void* sequence, int64_t row, int64_t N, const T* buffer) const {
-    if (!full()) std::memcpy(static_cast<T*>(sequence) + row * N + first, buffer, count * sizeof(T));
+  SNNKERN_FN void commit(const KernelArgs& a, void* sequence, int64_t row, const T* buffer) const {
+    if (!in_place) copy_out(a, sequence, row, buffer);
+  }
+
+  template <class T>
+  SNNKERN_FN void copy_out(const KernelArgs& a, void* sequence, int64_t row, const T* values) const {
+    T* p = static_cast<T*>(sequence);
+    pieces(a, row, [&](int64_t to, int64_t from, int64_t n) { std::memcpy(p + to, values + from, n * sizeof(T)); });
+  }
+
+  // States, one for each neuron.
+  template <class R>
+  SNNKERN_FN void load(R* values, const void* states, int64_t row, int64_t N) const {
+    std::memcpy(values, static_cast<const R*>(states) + row * N + first, count * sizeof(R));
   }
 
   template <class R>
-  SNNKERN_FN void load(R* values, const void* sequence, int64_t row, int64_t N) const {
-    std::memcpy(values, static_cast<const R*>(sequence) + row * N + first, count * sizeof(R));
-  }
-
-  template <class R>
-  SNNKERN_FN void store(void* sequence, int64_t row, int64_t N, const R* values) const {
-    std::memcpy(static_cast<R*>(sequence) + row * N + first, values, count * sizeof(R));
+  SNNKERN_FN void store(void* states, int64_t row, int64_t N, const R* values) const {
+    std::memcpy(static_cast<R*>(states) + row * N + first, values, count * sizeof(R));
   }
 };
 
@@ -216,22 +245,22 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
   alignas(64) R state[S][kCpuBlock];
   alignas(64) T x_buffer[kCpuBlock] = {}, spike_buffer[kCpuBlock];
   for (int64_t first = begin; first < end; first += kCpuBlock) {
-    const Block block{first, end - first < kCpuBlock ? end - first : kCpuBlock};
+    const Block block(a, first, end);
     p.load(a, block);
     load_initial(state, a, p, block);
     for (int64_t t = 0; t < a.T; ++t) {
       if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0)
         for (int k = 0; k < S; ++k) block.store(a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a.N, state[k]);
-      const T* __restrict x = block.read(a.x, t, a.N, x_buffer);
-      T* __restrict spike = block.write(a.spike, t, a.N, spike_buffer);
+      const T* __restrict x = block.read(a, a.x, t, x_buffer);
+      T* __restrict spike = block.write(a, a.spike, t, spike_buffer);
       advance<Neuron::kForwardAsks, 1>(
           state, answers,
           [&](int64_t i, const auto& s, R* v, R* out)
               SNNKERN_INLINE { out[0] = Neuron::template forward<R>(p[i], s, to_real(x[i]), v); },
           [&](int64_t i, const R* out) SNNKERN_INLINE { spike[i] = from_real<T>(out[0]); });
-      block.commit(a.spike, t, a.N, spike_buffer);
+      block.commit(a, a.spike, t, spike_buffer);
       if (a.store_seq)
-        for (int k = 0; k < S; ++k) block.store(a.state[k], t, a.N, state[k]);
+        for (int k = 0; k < S; ++k) block.copy_out(a, a.state[k], t, state[k]);
     }
     if (!a.store_seq)
       for (int k = 0; k < S; ++k) block.store(a.state[k], 0, a.N, state[k]);
@@ -274,7 +303,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
   alignas(64) T x_buffer[kCpuBlock] = {}, grad_buffer[kCpuBlock] = {}, out_buffer[kCpuBlock];
   alignas(64) const T zeros[kCpuBlock] = {};
   for (int64_t first = begin; first < end; first += kCpuBlock) {
-    const Block block{first, end - first < kCpuBlock ? end - first : kCpuBlock};
+    const Block block(a, first, end);
     p.load(a, block);
     for (int k = 0; k < S; ++k) {
       fill(grad[k], R(0));
@@ -288,7 +317,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
       if (chunk > 0)
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
       for (int64_t j = 0; j < steps; ++j) {
-        const T* __restrict x = block.read(a.x, start + j, a.N, x_buffer);
+        const T* __restrict x = block.read(a, a.x, start + j, x_buffer);
         R(&__restrict notes)[K][kCpuBlock] = tape[j];
         advance<Neuron::kRecordAsks, K>(
             state, answers,
@@ -303,13 +332,15 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
         if (a.store_seq) {
           for (int k = 0; k < S; ++k) {
             if (!a.grad_state[k]) continue;
-            const R* row = static_cast<const R*>(a.grad_state[k]) + t * a.N + first;
-            for (int64_t i = 0; i < block.count; ++i) grad[k][i] += row[i];
+            const R* values = static_cast<const R*>(a.grad_state[k]);
+            block.pieces(a, t, [&](int64_t from, int64_t to, int64_t n) {
+              for (int64_t i = 0; i < n; ++i) grad[k][to + i] += values[from + i];
+            });
           }
         }
-        const T* grad_spike = a.grad_spike ? block.read(a.grad_spike, t, a.N, grad_buffer) : zeros;
-        step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a.grad_x, t, a.N, out_buffer), answers);
-        block.commit(a.grad_x, t, a.N, out_buffer);
+        const T* grad_spike = a.grad_spike ? block.read(a, a.grad_spike, t, grad_buffer) : zeros;
+        step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a, a.grad_x, t, out_buffer), answers);
+        block.commit(a, a.grad_x, t, out_buffer);
       }
     }
     for (int k = 0; k < S; ++k) {

@@ -47,8 +47,8 @@ struct Call {
   Reset reset = kSoft;
   Dtype dtype = kF32;
   const SurrogateSpec* surrogate = nullptr;
-  bool spiking = true, general = false;
-  KernelArgs args = {};  // parameters, flags, store_seq
+  bool spiking = true, general = false, finite = true;  // finite: no number that the equations get is infinite
+  KernelArgs args = {};                                 // parameters, flags, store_seq
 
   Call(const NeuronSpec& neuron, const char* role) : neuron(neuron), op(std::string(neuron.name) + role) {}
 };
@@ -66,7 +66,7 @@ std::string text(double number) {
   return digits;
 }
 std::string text(c10::Device device) { return device.str(); }
-std::string text(at::ScalarType type) { return c10::toString(type); }
+std::string text(at::ScalarType type) { return "torch." + std::string(c10::getDtypeNames(type).first); }
 std::string text(c10::SymIntArrayRef sizes) {
   std::string out;
   for (const c10::SymInt& size : sizes) {
@@ -83,7 +83,11 @@ std::string message(const Call& call, Parts&&... parts) {
   return out;
 }
 
+// A value out of its range is a ValueError in Python, a wrong type, also of a tensor's elements, a TypeError, and a
+// wrong shape or device a RuntimeError, as with PyTorch's own operators.
 #define SNNKERN_CHECK(call, condition, ...) TORCH_CHECK(condition, message(call, __VA_ARGS__))
+#define SNNKERN_CHECK_VALUE(call, condition, ...) TORCH_CHECK_VALUE(condition, message(call, __VA_ARGS__))
+#define SNNKERN_CHECK_TYPE(call, condition, ...) TORCH_CHECK_TYPE(condition, message(call, __VA_ARGS__))
 
 const char* dtype_names() { return "float32, float64, float16 or bfloat16"; }
 
@@ -140,7 +144,7 @@ const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
       for (const auto& [key, s] : defined().by_name)
         if (key == s->name) legal.push_back(key);
     }
-    SNNKERN_CHECK(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
+    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
   }
   return found->second;
 }
@@ -150,15 +154,16 @@ void check_x(Call& call) {
   SNNKERN_CHECK(call, x.dim() >= 2, "x_seq must be [T, N, ...] with at least 2 dimensions, got ", x.dim(),
                 x.dim() == 1 ? " dimension" : " dimensions");
   const auto dtype = dtype_of(x.scalar_type());
-  SNNKERN_CHECK(call, dtype, "x_seq must be ", dtype_names(), ", got ", x.scalar_type());
+  SNNKERN_CHECK_TYPE(call, dtype, "x_seq must be ", dtype_names(), ", got ", x.scalar_type());
   call.dtype = *dtype;
   TORCH_SYM_CHECK(x.sym_size(0).sym_ge(1), "snnkern.", call.op, ": x_seq must have T >= 1 time steps, got T = 0");
 }
 
-void check_tensor(const Call& call, const char* name, const Tensor& t) {
+void check_tensor(const Call& call, const char* name, const Tensor& t, const std::string& given = "") {
   SNNKERN_CHECK(call, t.device() == call.x.device(), name, " must be on the device of x_seq, ", call.x.device(),
-                ", got ", t.device());
-  SNNKERN_CHECK(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type());
+                ", got ", t.device(), given);
+  SNNKERN_CHECK_TYPE(call, dtype_of(t.scalar_type()), name, " must be ", dtype_names(), ", got ", t.scalar_type(),
+                     given);
 }
 
 void check_sizes(const Call& call, const char* name, const Tensor& t, c10::SymIntArrayRef want, const char* what) {
@@ -174,57 +179,69 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
               every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
 }
 
-// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0].
+// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0]. Messages name it as the
+// functions and modules do, and then the operator's argument: "tau must be ..., got 0.5 (decay_tensor)".
 void check_parameter(const Call& call, const Argument& argument, const Tensor& t) {
-  check_tensor(call, argument.name, t);
+  const bool is_own = argument.kind == Kind::kLearned;
+  const char* name = is_own ? argument.name : argument.parameter;
+  const std::string given = is_own ? "" : std::string(" (") + argument.name + ")";
+  check_tensor(call, name, t, given);
   const auto want = call.x.sym_sizes().slice(1), got = t.sym_sizes();
   bool fits = got.size() <= want.size();
   for (size_t d = 0; fits && d < got.size(); ++d) {
     const c10::SymInt& size = got[got.size() - 1 - d];
     fits = TORCH_GUARD_OR_FALSE(size.sym_eq(1)) || TORCH_GUARD_OR_TRUE(size.sym_eq(want[want.size() - 1 - d]));
   }
-  SNNKERN_CHECK(call, fits, argument.name, " must broadcast against x_seq[0], ", want, "; got shape ", got);
-  const bool limited = argument.range.low != -kInfinity || argument.range.high != kInfinity;
-  if (!limited || !t.is_cpu() || t.is_meta() || t.numel() == 0)
+  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want, "; got shape ", got, given);
+  const Range& range = argument.range;
+  if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
-  for (const Tensor& extreme : {t.min(), t.max()}) {
-    const double value = extreme.to(at::kDouble).item<double>();
-    SNNKERN_CHECK(call, argument.range.holds(value), argument.name, " must be ", argument.range.text, ", got ", value);
-  }
+  const auto check = [&](const Tensor& element) {
+    double value = element.to(at::kDouble).item<double>();
+    if (argument.inverse) value = 1 / value;
+    SNNKERN_CHECK_VALUE(call, range.holds(value), name, " must be ", range.text, ", got ", value, given);
+  };
+  check(argument.inverse ? t.max() : t.min());
+  check(argument.inverse ? t.min() : t.max());
+  if (!range.integer) return;
+  const Tensor broken = t.masked_select(t.ne(t.floor()));
+  if (broken.numel() > 0) check(broken[0]);
 }
 
 // Kernels compute with the number in the state dtype, where it must not become infinite.
 void check_number(const Call& call, const std::string& name, const Range& range, double number) {
-  SNNKERN_CHECK(call, range.holds(number), name, " must be ", range.text, ", got ", number);
-  SNNKERN_CHECK(call, call.dtype == kF64 || std::abs(number) <= std::numeric_limits<float>::max(), name,
-                " must be within the range of float32 for x_seq of ", call.x.scalar_type(), ", got ", number);
+  SNNKERN_CHECK_VALUE(call, range.holds(number), name, " must be ", range.text, ", got ", number);
+  const bool fits = std::abs(number) <= std::numeric_limits<float>::max() || std::isinf(number);
+  SNNKERN_CHECK_VALUE(call, call.dtype == kF64 || fits, name, " must be within the range of float32 for x_seq of ",
+                      call.x.scalar_type(), ", got ", number);
 }
 
-void set_surrogate_params(Call& call, const char* argument, c10::ArrayRef<double> given) {
-  const SurrogateSpec& spec = *call.surrogate;
-  SNNKERN_CHECK(call, static_cast<int>(given.size()) == spec.param_count, argument, " must have ", spec.param_count,
-                spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name, "', got ", given.size());
-  for (int i = 0; i < spec.param_count; ++i) {
-    const SurrogateParam& p = spec.params[i];
-    check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + spec.name + "'", p.range, given[i]);
-    call.args.surrogate[i] = given[i];
-  }
+void set_surrogate_param(Call& call, const char* argument, int i, double value) {
+  const SurrogateParam& p = call.surrogate->params[i];
+  check_number(call, std::string(argument) + ": " + p.name + " of surrogate '" + call.surrogate->name + "'", p.range,
+               value);
+  call.args.surrogate[i] = value;
 }
 
 void read_surrogate_params(Call& call, const c10::IValue& value) {
   const SurrogateSpec& spec = *call.surrogate;
   for (int i = 0; i < spec.param_count; ++i) call.args.surrogate[i] = spec.params[i].default_value;
-  if (!value.isNone()) set_surrogate_params(call, "surrogate_params", value.toDoubleVector());
+  if (value.isNone()) return;
+  const auto given = value.toDoubleVector();
+  SNNKERN_CHECK_VALUE(call, static_cast<int>(given.size()) == spec.param_count, "surrogate_params must have ",
+                      spec.param_count, spec.param_count == 1 ? " value" : " values", " for surrogate '", spec.name,
+                      "', got ", given.size());
+  for (int i = 0; i < spec.param_count; ++i) set_surrogate_param(call, "surrogate_params", i, given[i]);
 }
 
 // Kernels get these numbers when they start, so the host must be able to read them without waiting for a device.
-void read_surrogate_tensor(Call& call, const char* argument, const Tensor& t) {
+void read_surrogate_tensor(Call& call, const char* argument, int i, const Tensor& t) {
+  SNNKERN_CHECK_VALUE(call, i < call.surrogate->param_count, argument, " must be None for surrogate '",
+                      call.surrogate->name, "', which has ", call.surrogate->param_count, " parameters");
   SNNKERN_CHECK(call, t.device().is_cpu() || call.x.is_meta(), argument, " must be on the CPU, got ", t.device());
-  SNNKERN_CHECK(call, t.scalar_type() == at::kDouble && t.dim() == 1, argument, " must be a vector of float64, got ",
-                t.dim(), " dimensions of ", t.scalar_type());
-  if (call.x.is_meta()) return;  // its values are not known yet
-  const Tensor values = t.contiguous();
-  set_surrogate_params(call, argument, {values.const_data_ptr<double>(), static_cast<size_t>(values.numel())});
+  SNNKERN_CHECK(call, t.scalar_type() == at::kDouble && t.dim() == 0, argument, " must be 0-dim float64, got ", t.dim(),
+                " dimensions of ", t.scalar_type());
+  if (!call.x.is_meta()) set_surrogate_param(call, argument, i, *t.const_data_ptr<double>());  // else not known yet
 }
 
 void check_conventions(const Call& call) {
@@ -239,14 +256,14 @@ void check_conventions(const Call& call) {
     if (name == "max_spikes") most = call.args.params[param];
     ++param;
   }
-  SNNKERN_CHECK(call, call.spiking, "spiking=False needs ", join(names), " at their defaults");
-  SNNKERN_CHECK(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
+  SNNKERN_CHECK_VALUE(call, call.spiking, "spiking=False needs ", join(names), " at their defaults");
+  SNNKERN_CHECK_VALUE(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
 }
 
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
-  int param = 0, flag = 0, tensor = neuron.learned;
+  int param = 0, flag = 0, tensor = neuron.learned, surrogate_param = 0;
   for (const Argument& argument : neuron) {
     const c10::IValue& value = *values++;
     switch (argument.kind) {
@@ -263,8 +280,8 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         if (value.isNone()) break;
         call.general |= argument.is_convention;
         check_parameter(call, argument, call.parameters.back().tensor);
-        SNNKERN_CHECK(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor", argument.name,
-                      " needs a hard reset: v_reset must be a number, got None");
+        SNNKERN_CHECK_VALUE(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor",
+                            argument.name, " needs a hard reset: v_reset must be a number, got None");
         break;
       case Kind::kState:
         call.init.push_back(value.isNone() ? Tensor() : value.toTensor());
@@ -282,7 +299,9 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
           number = value.toDouble();
           check_number(call, argument.name, argument.range, number);
         }
-        call.args.params[param++] = argument.inverse ? 1 / number : number;
+        number = argument.inverse ? 1 / number : number;
+        call.args.params[param++] = number;
+        call.finite &= argument.is_convention || std::isfinite(number);
         call.general |= argument.is_convention && number != argument.usual;
         break;
       }
@@ -298,7 +317,8 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         read_surrogate_params(call, value);
         break;
       case Kind::kSurrogateTensor:
-        if (!value.isNone()) read_surrogate_tensor(call, argument.name, value.toTensor());
+        if (!value.isNone()) read_surrogate_tensor(call, argument.name, surrogate_param, value.toTensor());
+        ++surrogate_param;
         break;
       case Kind::kStoreSeq:
         call.args.store_seq = value.toBool();
@@ -311,47 +331,74 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
   for (int k = 0; k < neuron.states; ++k) {
     if (neuron.starts[k] >= 0) call.args.state_start[k] = call.args.params[neuron.starts[k]];
   }
-  SNNKERN_CHECK(call, call.spiking || call.surrogate->has_primitive,
-                "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
-                "' has none");
-  SNNKERN_CHECK(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
-                "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
+  SNNKERN_CHECK_VALUE(call, call.spiking || call.surrogate->has_primitive,
+                      "spiking=False needs a surrogate with a smooth primitive; '", surrogate_name(call.surrogate),
+                      "' has none");
+  SNNKERN_CHECK_TYPE(call, call.spiking || call.dtype == kF32 || call.dtype == kF64,
+                     "spiking=False needs float32 or float64 x_seq, got ", call.x.scalar_type());
   if (call.general) check_conventions(call);
   return call;
 }
 
 // ---- layout and allocation: the same for CPU, CUDA and Meta, so that strides agree ---------------------------------
 
-// Whether x can be worked on in its storage order: dense, time outermost.
-bool is_time_major(const Tensor& x) {
-  if (!x.is_non_overlapping_and_dense()) return false;
+// Whether dimension d of a dense x lies outside time: x is in storage order [outer, T, inner], as with the batch first.
+bool is_outer(const Tensor& x, int64_t d) {
   const auto sizes = x.sym_sizes(), strides = x.sym_strides();
-  if (TORCH_GUARD_OR_FALSE(sizes[0].sym_eq(1))) return true;
-  for (size_t d = 1; d < sizes.size(); ++d) {
-    if (TORCH_GUARD_OR_FALSE(sizes[d].sym_ne(1)) && !TORCH_GUARD_OR_FALSE(strides[0].sym_ge(strides[d]))) return false;
-  }
+  return TORCH_GUARD_OR_FALSE(sizes[d].sym_ne(1)) && !TORCH_GUARD_OR_FALSE(strides[0].sym_ge(strides[d]));
+}
+
+// How many neurons lie side by side in a step of a dense x.
+c10::SymInt inner_size(const Tensor& x) {
+  const bool one_step = TORCH_GUARD_OR_FALSE(x.sym_size(0).sym_eq(1));
+  c10::SymInt inner = 1;
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (one_step || !is_outer(x, d)) inner = inner * x.sym_size(d);
+  return inner;
+}
+
+bool is_time_major(const Tensor& x) {
+  if (TORCH_GUARD_OR_FALSE(x.sym_size(0).sym_eq(1))) return true;
+  for (int64_t d = 1; d < x.dim(); ++d)
+    if (is_outer(x, d)) return false;
   return true;
 }
 
-Tensor time_major(const Tensor& x) { return is_time_major(x) ? x : x.contiguous(); }
+// x as kernels work on it: itself where it is dense, unless the neurons of a step lie in pieces of less than a cache
+// line, of which each step would read a part.
+Tensor workable(const Tensor& x) {
+  if (!x.is_non_overlapping_and_dense()) return x.contiguous();
+  if (is_time_major(x)) return x;
+  const c10::SymInt bytes = inner_size(x) * static_cast<int64_t>(x.element_size());
+  return TORCH_GUARD_OR_FALSE(bytes.sym_ge(64)) ? x : x.contiguous();
+}
 
 // A tensor of the shape and layout of x, or of one step of it.
 enum Extent { kSequence, kStep };
+
+c10::SymDimVector strides_of(const Tensor& x, Extent extent) {
+  c10::SymDimVector strides(x.sym_strides().slice(extent == kStep ? 1 : 0));
+  if (extent == kStep && !is_time_major(x)) {
+    for (int64_t d = 1; d < x.dim(); ++d)
+      if (is_outer(x, d)) strides[d - 1] = strides[d - 1] / x.sym_size(0);
+  }
+  return strides;
+}
+
 Tensor empty(const Tensor& x, Extent extent, at::ScalarType type) {
-  const size_t skip = extent == kStep ? 1 : 0;
-  return at::empty_strided_symint(x.sym_sizes().slice(skip), x.sym_strides().slice(skip), x.options().dtype(type));
+  return at::empty_strided_symint(x.sym_sizes().slice(extent == kStep ? 1 : 0), strides_of(x, extent),
+                                  x.options().dtype(type));
 }
 
 // [checkpoint_count(T) * states, N, ...], each step laid out as a step of x.
 struct CheckpointLayout {
   c10::SymDimVector sizes, strides;
   bool is_contiguous;
-  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x)
-      : sizes(x.sym_sizes()), strides(x.sym_strides()), is_contiguous(x.is_contiguous()) {
+  CheckpointLayout(const NeuronSpec& neuron, const Tensor& x) : sizes(x.sym_sizes()), is_contiguous(x.is_contiguous()) {
     sizes[0] = (sizes[0] - 1) / c10::SymInt(kCheckpointPeriod) * neuron.states;
-    // The stride of time is the extent of a step; x's own says the same, unless T = 1 leaves it free.
-    strides[0] = 1;
+    strides.push_back(1);  // the extent of a step
     for (size_t d = 1; d < sizes.size(); ++d) strides[0] = strides[0] * sizes[d];
+    for (const c10::SymInt& stride : strides_of(x, kStep)) strides.push_back(stride);
   }
   Tensor empty(const Tensor& x) const {
     const auto options = x.options().dtype(state_type(x));
@@ -365,8 +412,8 @@ struct CheckpointLayout {
 
 // `t` with the layout of x, or of a step, and the given type: itself if it is so already. Undefined stays undefined.
 Tensor laid_out(const Tensor& t, const Tensor& x, Extent extent, at::ScalarType type) {
-  const auto strides = x.sym_strides().slice(extent == kStep ? 1 : 0);
-  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == strides)) return t;
+  if (!t.defined() || (t.scalar_type() == type && t.sym_strides() == c10::SymIntArrayRef(strides_of(x, extent))))
+    return t;
   return empty(x, extent, type).copy_(t);
 }
 
@@ -402,7 +449,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
-  const bool is_lean = !tensors && !call.general && call.spiking;
+  const bool is_lean = !tensors && !call.general && call.spiking && call.finite;
   const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
   if (call.x.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
@@ -421,6 +468,13 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     });
     return;
   }
+  // On CUDA, what is defined at run time has no kernels, and no surrogate's number stands for it.
+  SNNKERN_CHECK(call, !call.neuron.make,
+                "a neuron that was defined at run time works on the CPU alone, and x_seq is on ", call.x.device(),
+                "; snnkern.reference.", call.neuron.name, " works there");
+  SNNKERN_CHECK(call, !needs_surrogate || !call.surrogate->make, "surrogate '", surrogate_name(call.surrogate),
+                "', which was defined at run time, works on the CPU alone, and x_seq is on ", call.x.device(),
+                "; snnkern.reference works there");
 #ifdef SNNKERN_WITH_CUDA
   const auto rows = call.neuron.cuda;
   const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
@@ -468,6 +522,7 @@ void prepare(Call& call, const Tensor& x) {
   KernelArgs& args = call.args;
   args.T = x.size(0);
   args.N = x.numel() / args.T;
+  args.inner = inner_size(x).expect_int();
   args.x = x.const_data_ptr();
   for (size_t k = 0; k < call.init.size(); ++k) {
     call.init[k] = laid_out(call.init[k], x, kStep, state_type(x));
@@ -482,7 +537,7 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   Call call = read(neuron, "_forward", arguments(neuron, stack, neuron.argument_count));
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x);
+  const Tensor x = workable(call.x);
   const at::ScalarType type = state_type(x);
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   c10::SmallVector<Tensor, kMaxStates> states;
@@ -519,7 +574,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   torch::jit::drop(stack, count);
 
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = time_major(call.x);
+  const Tensor x = workable(call.x);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
     check_tensor(call, neuron.grad_output, grad_spikes);

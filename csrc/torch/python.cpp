@@ -16,6 +16,10 @@ PYBIND11_MODULE(_C, m) {
     info["cuda"] = SNNKERN_CUDA_VERSION;
     info["cuda_architectures"] = SNNKERN_CUDA_ARCHITECTURES;
 #endif
+    info["only"] = pybind11::none();
+#ifdef SNNKERN_ONLY
+    info["only"] = SNNKERN_ONLY;
+#endif
     info["compiler"] = __VERSION__;
     info["cpu_instruction_set"] = snnkern::cpu_instruction_set();
     return info;

@@ -1,5 +1,6 @@
 // What the generator tells the host about the specification; the values stand in generated/registry.h.
 #pragma once
+#include <cmath>
 #include <limits>
 
 #include "../kernels/multistep.h"
@@ -10,13 +11,16 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Range {
   double low, high;
-  bool low_open, integer;
+  bool low_open, integer, infinite;
   const char* text;
-  constexpr bool holds(double x) const {
+  bool holds(double x) const {
+    if (x == kInfinity) return infinite;
     if (!(x > -kInfinity && x < kInfinity)) return false;
-    if (integer && x != static_cast<double>(static_cast<int64_t>(x))) return false;
+    if (integer && x != std::floor(x)) return false;
     return (low_open ? x > low : x >= low) && x <= high;
   }
+  // Whether it leaves out a number.
+  constexpr bool is_limited() const { return low != -kInfinity || high != kInfinity; }
 };
 
 // What the host does with an argument of an operator.
@@ -32,7 +36,7 @@ enum class Kind {
   kStoreSeq,         // bool
   kSpiking,          // bool
   kTensor,           // Tensor?: a parameter's value for each neuron, in the place of its number
-  kSurrogateTensor,  // Tensor?: surrogate_params as a tensor on the CPU, for values that change under torch.compile
+  kSurrogateTensor,  // Tensor?: one of surrogate_params, 0-dim on the CPU, for values that change under torch.compile
 };
 constexpr bool is_differentiable(Kind kind) {
   return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor;
@@ -43,10 +47,11 @@ constexpr bool is_tensor(Kind kind) { return is_differentiable(kind) || kind == 
 struct Argument {
   Kind kind;
   const char* name;
-  Range range;
-  bool inverse;        // kernels get 1 / value
-  double none;         // what None stands for
-  bool is_convention;  // needs a general pass, unless it has this value
+  const char* parameter;  // of kTensor: the number whose place it takes, as users call it
+  Range range;            // of the value that users give
+  bool inverse;           // kernels, and operators for a tensor, get 1 / value
+  double none;            // what None stands for
+  bool is_convention;     // needs a general pass, unless it has this value
   double usual;
 };
 

@@ -40,6 +40,14 @@ class Converted(Foreign):
         def __getattr__(self, name: str) -> Any: ...
 
 
+def number(value: Any) -> Any:
+    """A scalar on the CPU that is not learned as a number, which costs an operator less; torch.compile would not read it."""
+    free = (
+        isinstance(value, torch.Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.requires_grad
+    )
+    return value.item() if free and not torch.compiler.is_compiling() else value
+
+
 class Table(Protocol):
     """What the module of a library has."""
 

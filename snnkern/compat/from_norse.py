@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted
+from .convert import Converted, number
 
 
 def spike_surrogate(p: Any) -> Surrogate:
@@ -51,7 +51,7 @@ class Membrane(NamedTuple):
         # As Norse multiplies them, before they are rounded to the type of x.
         d, e = (dt * getattr(p, name, 1 / dt) for name in ("tau_mem_inv", "tau_syn_inv"))
         v_reset = None if getattr(p, "reset_method", None) is reset.reset_subtract else getattr(p, "v_reset", None)
-        return cls(*map(_number, (d, e, getattr(p, "v_leak", 0.0), getattr(p, "v_th", None), v_reset)))
+        return cls(*map(number, (d, e, getattr(p, "v_leak", 0.0), getattr(p, "v_th", None), v_reset)))
 
     def beside(self, x: Tensor) -> Membrane:
         """With its tensors on the device and of the type of the states of x."""
@@ -65,12 +65,6 @@ class Membrane(NamedTuple):
 def _state(x: Tensor) -> torch.dtype:
     """The type of the states of x."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _number(value: Any) -> Any:
-    """A scalar on the CPU that is not learned as a number, which costs an operator less than a tensor."""
-    free = isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu" and not value.requires_grad
-    return value.item() if free else value
 
 
 class Neuron(Converted):
@@ -196,13 +190,16 @@ class LI(Neuron, norse.torch.LI):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m = self._membrane(x_seq)
-        if state.i is None and self.several:  # as in _synaptic; the current of a cell begins in the type of x
-            x_seq = x_seq.to(_state(x_seq))
-        current, _ = functional.li(_after(x_seq, state.i), tau=1 / m.e, decay_input=False)
-        w = m.above_leak(state.v, x_seq)
-        v_seq = functional.li(current, w, tau=1 / m.d)[0] + m.v_leak
-        v, i = (v_seq, current) if stores else (v_seq[-1], current[-1])
-        return v_seq, type(state)(v=v, i=i * (1 - m.e))
+        # The current of LI begins in float32, as in _synaptic; that of a cell in the type of x.
+        kind = _state(x_seq) if self.several else x_seq.dtype
+        w_seq, w, j = functional.cuba_li(
+            m.d * _after(x_seq, state.i),
+            m.above_leak(state.v, x_seq),
+            alpha=1 - m.e,
+            beta=1 - m.d,
+            store_v_seq=stores,
+        )
+        return (w_seq + m.v_leak).to(kind), type(state)(v=w + m.v_leak, i=j * ((1 - m.e) / m.d))
 
 
 class LICell(Neuron, norse.torch.LICell):
@@ -271,13 +268,15 @@ NEAREST = {
     **dict.fromkeys(("Izhikevich", "IzhikevichCell", "IzhikevichRecurrent"), "nearest: snnkern.nn.Izhikevich"),
 }
 
-# The other modules of norse.torch.module are layers.
+# The other modules of norse.torch.module are layers, and so is Lift.
 _NEURONS = ("lif", "iaf", "leaky", "lsnn", "izhikevich", "coba", "snn")
 
 
 def is_neuron(kind: type) -> bool:
     places = (base.__module__.rpartition(".") for base in kind.__mro__)
-    return any(place == "norse.torch.module" and name.startswith(_NEURONS) for place, _, name in places)
+    return any(
+        place == "norse.torch.module" and name.startswith(_NEURONS) and name != "lift" for place, _, name in places
+    )
 
 
 def refusal(module: Any) -> str | None:

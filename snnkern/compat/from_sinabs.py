@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted
+from .convert import Converted, number
 
 
 def spike_surrogate(function: Any, threshold: float) -> Surrogate:
@@ -35,6 +35,8 @@ def spike_surrogate(function: Any, threshold: float) -> Surrogate:
         return surrogates.Gaussian(function.sigma, function.grad_scale)
     if cls is activation.MultiGaussian and function.mu == 0:
         return surrogates.MultiGaussian(function.sigma, function.h, function.s, function.grad_scale)
+    if cls is activation.PeriodicExponential:
+        return surrogates.PeriodicExponential(function.grad_width, threshold, function.grad_scale)
     raise ValueError(f"its surrogate {function!r} is not one of snnkern's")
 
 
@@ -98,18 +100,22 @@ class Layer(Converted):
 
 class LIF(Layer, sinabs.layers.LIF):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        keep = self.alpha_mem_calculated
+        keep = self._keeps("mem", x_seq)
         arguments = {**self._firing(), "store_v_seq": self.record_states}
         if self.tau_syn_calculated is None:
             spikes, v = self._integrate(x_seq, keep, arguments)
             return spikes, {"v_mem": v}
-        keep_current = self.alpha_syn_calculated.to(x_seq.device)
-        keep = keep.to(x_seq.device)
+        keep_current = self._keeps("syn", x_seq)
         share = 1 - keep if self.norm_input else torch.ones_like(keep)  # what the membrane takes of the current
         spikes, v, i = functional.cuba(
             keep_current * share * x_seq, self.v_mem, share * self.i_syn, alpha=keep_current, beta=keep, **arguments
         )
         return spikes, {"v_mem": v, "i_syn": i / share}
+
+    def _keeps(self, name: str, x: Tensor) -> Tensor:
+        """What a state keeps in a step, in the type of the states of x: 1 - keep must not round more than they do."""
+        kept: Tensor = getattr(self, f"alpha_{name}_calculated")
+        return kept.to(x.device, torch.promote_types(kept.dtype, x.dtype))
 
     def _integrate(self, x_seq: Tensor, keep: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return functional.lif(x_seq, self.v_mem, tau=1 / (1 - keep), decay_input=self.norm_input, **arguments)
@@ -117,11 +123,11 @@ class LIF(Layer, sinabs.layers.LIF):
     def _firing(self) -> dict[str, Any]:
         hard = isinstance(self.reset_fn, activation.MembraneReset)
         return {
-            "v_threshold": self.spike_threshold,
+            "v_threshold": number(self.spike_threshold),
             "v_reset": 0.0 if hard else None,
             "detach_reset": hard,
             "max_spikes": most_spikes(self.spike_fn),
-            "v_min": self.min_v_mem,
+            "v_min": number(self.min_v_mem),
             "surrogate": self._spike(),
         }
 
@@ -142,7 +148,7 @@ class IAF(LIF, sinabs.layers.IAF):
 
 class ExpLeak(LIF, sinabs.layers.ExpLeak):
     def _run(self, x_seq: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tau = 1 / (1 - self.alpha_mem_calculated)
+        tau = 1 / (1 - self._keeps("mem", x_seq))
         v_seq, v = functional.li(x_seq, self.v_mem, tau=tau, decay_input=self.norm_input)
         return v_seq, {"v_mem": v_seq if self.record_states else v}
 
@@ -222,20 +228,20 @@ def refusal(module: Any) -> str | None:
         spike_surrogate(module.surrogate_grad_fn, 1.0)
     except ValueError as error:
         return f"{error}; nearest: SingleExponential() with SingleSpike, MaxSpike or MultiSpike"
+    relative = isinstance(module.surrogate_grad_fn, (activation.SingleExponential, activation.PeriodicExponential))
     if isinstance(module, sinabs.layers.ALIF):
+        if isinstance(module.surrogate_grad_fn, activation.PeriodicExponential):
+            return "PeriodicExponential is relative to a threshold that changes; nearest: SingleExponential"
         return None
     fn, threshold = module.reset_fn, module.spike_threshold
     if isinstance(fn, activation.MembraneReset):
-        why = (
-            None if fn.reset_value == 0 else "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
-        )
+        if fn.reset_value != 0:
+            return "MembraneReset adds its reset_value at every step; nearest: reset_value=0"
     elif isinstance(fn, activation.MembraneSubtract):
-        same = fn.subtract_value is None or bool((threshold == fn.subtract_value).all())
-        why = None if same else "MembraneSubtract of another value than the threshold; nearest: subtract_value=None"
+        if fn.subtract_value is not None and bool((threshold != fn.subtract_value).any()):
+            return "MembraneSubtract of another value than the threshold; nearest: subtract_value=None"
     else:
-        why = f"its reset_fn {fn!r} is not one of Sinabs's"
-    if isinstance(module.surrogate_grad_fn, activation.SingleExponential) and bool(
-        (threshold != threshold.max()).any()
-    ):
-        why = why or "SingleExponential is relative to thresholds that differ; nearest: Gaussian, or one threshold"
-    return why
+        return f"its reset_fn {fn!r} is not one of Sinabs's"
+    if relative and bool((threshold != threshold.max()).any()):
+        return "its surrogate is relative to thresholds that differ; nearest: Gaussian, or one threshold"
+    return None

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted
+from .convert import Converted, number
 
 # The maker of a surrogate -> ours, from its arguments.
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
@@ -41,6 +41,12 @@ def spike_surrogate(function: Any) -> Surrogate:
     if getattr(function, "__module__", "") != "snntorch.surrogate" or maker not in SURROGATES:
         raise ValueError(f"its surrogate function {maker} is not one of snnkern's")
     return SURROGATES[maker](*inspect.getclosurevars(function).nonlocals.values())
+
+
+def _kept(value: Tensor) -> Any:
+    """What stays of a state in a step, as snnTorch bounds it."""
+    kept = number(value)
+    return kept.clamp(0, 1) if isinstance(kept, Tensor) else min(max(kept, 0.0), 1.0)
 
 
 class Neuron(Converted):
@@ -80,7 +86,7 @@ class Neuron(Converted):
         return spk, *(getattr(self, name) for name in self.names if name != "spk")
 
     def _step(self, x: Tensor) -> Tensor:
-        firing = {"v_threshold": self.threshold, "strict": True, "surrogate": self._spike()}
+        firing = {"v_threshold": number(self.threshold), "strict": True, "surrogate": self._spike()}
         mechanism, delayed = MECHANISMS[self.state_function.__name__], getattr(self, "reset_delay", True)
         if delayed and mechanism in self.fused:
             v_reset = None if mechanism == "subtract" else 0.0
@@ -116,14 +122,16 @@ class Leaky(Neuron, snntorch.Leaky):
 
     def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
         # As a current that is gone after a step: beta * mem + x, to the bit.
-        spk, self.mem, _ = functional.cuba(x_seq, self.mem, alpha=0.0, beta=self.beta.clamp(0, 1), **firing)
+        spk, self.mem, _ = functional.cuba(x_seq, self.mem, alpha=0.0, beta=_kept(self.beta), **firing)
         return spk
 
 
 class Lapicque(Neuron, snntorch.Lapicque):
     def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
         circuit = {"resistance": self.R, "capacitance": self.C, "dt": self.time_step}
-        circuit = {name: value.to(torch.float64) for name, value in circuit.items()}  # they may be whole numbers
+        circuit = {
+            name: number(value.to(torch.float64)) for name, value in circuit.items()
+        }  # they may be whole numbers
         spk, self.mem = functional.lapicque(x_seq, self.mem, **circuit, **firing)
         return spk
 
@@ -132,7 +140,7 @@ class Synaptic(Neuron, snntorch.Synaptic):
     names = ("syn", "mem")
 
     def _fused(self, x_seq: Tensor, **firing: Any) -> Tensor:
-        kept = {"alpha": self.alpha.clamp(0, 1), "beta": self.beta.clamp(0, 1)}
+        kept = {"alpha": _kept(self.alpha), "beta": _kept(self.beta)}
         spk, self.mem, self.syn = functional.cuba(x_seq, self.mem, self.syn, **kept, **firing)
         return spk
 

@@ -27,8 +27,7 @@ globals().update({cls.__name__: cls for cls in CONVERTED.values()})  # where pic
 NEAREST = {
     "NonSpikingIFNode": "nearest: snnkern.nn.LI with a long tau",
     "NonSpikingLIFNode": "nearest: snnkern.nn.LI",
-    "TernaryLIFNode": "nearest: snnkern.nn.LIF, whose spikes are not negative",
-    "TernaryIFNode": "nearest: snnkern.nn.IF, whose spikes are not negative",
+    "TernaryIFNode": "nearest: TernaryLIFNode with a long tau and decay_input=False",
     "GatedLIFNode": "nearest: snnkern.nn.ParametricLIF with learn_v_threshold=True",
     "LIAFNode": "nearest: snnkern.nn.LIF",
     "OTTTLIFNode": "nearest: snnkern.nn.LIF, which learns through time",
@@ -43,6 +42,8 @@ def is_neuron(kind: type) -> bool:
 
 def refusal(module: Any) -> str | None:
     function = module.surrogate_function
+    if type(module).__name__ == "TernaryLIFNode" and module.v_reset is not None and not module.detach_reset:
+        return "the gradient of its hard reset is another; nearest: detach_reset=True, or v_reset=None"
     if NODES[type(module).__name__].has_surrogate:
         try:
             spike_surrogate(function)

@@ -67,6 +67,7 @@ NODES: dict[str, Node] = {
     ),
     "ComplementaryLIFNode": Node(functional.clif, _same("tau", "v_threshold"), _same("v", "m")),
     "CUBALIFNode": Node(functional.cuba, {"alpha": "c_decay", "beta": "v_decay", **FIRING}, {"v": "v", "i": "c"}),
+    "TernaryLIFNode": Node(functional.ternary_lif, {**LEAK, "v_threshold_neg": "v_threshold", **FIRING}),
     "SimpleIFNode": Node(functional.if_, FIRING),
     "SimpleLIFNode": Node(functional.lif, {**LEAK, **FIRING}),
     "HalfThresholdIFNode": Node(functional.if_, FIRING),

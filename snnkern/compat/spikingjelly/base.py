@@ -115,11 +115,6 @@ class MemoryModule(torch.nn.Module, StepModule, Foreign):
                 setattr(self, name, fn(value))
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy or a pickle has the values of the memories, not the graph that made them.
-        own = dict(self.__dict__)
-        return {k: v.detach() if isinstance(v, Tensor) and not v.is_leaf else v for k, v in own.items()}
-
 
 def named_memories(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The memories in a network by their names."""
