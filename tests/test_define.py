@@ -307,7 +307,10 @@ def test_wrong_values_of_a_surrogate() -> None:
     with pytest.raises(ValueError, match="spiking must be True: this surrogate has no smooth primitive"):
         kind(spiking=False)
     x = torch.zeros(2, 3)
-    with pytest.raises((RuntimeError, ValueError), match=r"surrogate must be one of .*bell"):
+    with pytest.raises(
+        (RuntimeError, ValueError),
+        match=r"surrogate must be one of sigmoid, .*; got 'no_such'; of your own there are bell",
+    ):
         torch.ops.snnkern.lif_forward(x, surrogate="no_such")
     with pytest.raises(
         (RuntimeError, ValueError), match="surrogate_params must have 1 value for surrogate 'bell', got 2"

@@ -20,10 +20,10 @@ def files() -> dict[str, str]:
     """Every generated Python module, by its path below snnkern/_generated."""
     return {
         "__init__.py": '"""Modules made by codegen from the specification."""\n',
-        "surrogate.py": surrogate_module(),
-        "functional.py": functional_module(),
-        "reference.py": reference_module(),
-        "nn.py": nn_module(),
+        "surrogate.py": surrogate_module(SURROGATES),
+        "functional.py": functional_module(NEURONS),
+        "reference.py": reference_module(NEURONS),
+        "nn.py": nn_module(NEURONS),
     }
 
 
@@ -59,7 +59,7 @@ def _source(of: type[Neuron] | type[Surrogate]) -> list[str]:
 # ---- surrogates -------------------------------------------------------------------------------------------------------
 
 
-def surrogate_module(surrogates: Sequence[type[Surrogate]] = SURROGATES) -> str:
+def surrogate_module(surrogates: Sequence[type[Surrogate]]) -> str:
     parts = [
         HEADER.format("The surrogates, as snnkern.surrogate exports them."),
         "\nfrom dataclasses import dataclass\n\nfrom .._surrogate import Surrogate\n\n",
@@ -193,7 +193,7 @@ def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
 
 
-def functional_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
+def functional_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
     text += (
         "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
@@ -247,7 +247,7 @@ def _take_number(p: Float, where: str) -> str:
     )
 
 
-def reference_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
+def reference_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons in plain PyTorch, as snnkern.reference exports them.")
     text += "\nfrom torch import Tensor\n\nfrom .._reference import multistep" + _SURROGATE_IMPORT
     text += _all([function_name(n) for n in neurons])
@@ -279,7 +279,7 @@ def _module_kind(p: Float | Flag) -> str:
     return "Union[float, Tensor]" if p.none is None else "Union[float, Tensor, None]"
 
 
-def nn_module(neurons: Sequence[type[Neuron]] = NEURONS) -> str:
+def nn_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace(
         "from __future__ import annotations\n", ""
     )

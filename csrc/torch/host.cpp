@@ -135,16 +135,17 @@ const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   }();
   const auto found = index->find(name);
   if (found == index->end()) {
-    std::vector<std::string> legal;
+    std::vector<std::string> legal, own;
     for (const SurrogateSpec& s : kSurrogates) legal.emplace_back(s.name);
     {
       const std::lock_guard<std::mutex> lock(defined().mutex);
       const auto later = defined().by_name.find(name);
       if (later != defined().by_name.end()) return later->second;
       for (const auto& [key, s] : defined().by_name)
-        if (key == s->name) legal.push_back(key);
+        if (key == s->name) own.push_back(key);
     }
-    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
+    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'",
+                        own.empty() ? "" : "; of your own there are ", join(own));
   }
   return found->second;
 }
