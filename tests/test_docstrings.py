@@ -48,6 +48,8 @@ def run(test: doctest.DocTest) -> None:
     except doctest.DocTestFailure as failure:
         told = f"{test.name}: {failure.example.source}expected {failure.example.want}got {failure.got}"
         raise AssertionError(told) from None
+    except doctest.UnexpectedException as unexpected:
+        raise unexpected.exc_info[1] from None  # what the example raised
 
 
 @pytest.fixture(autouse=True)
