@@ -368,6 +368,19 @@ def test_kernels_are_compiled_one_by_one_and_kept(tmp_path: Path, monkeypatch: p
     assert libraries(tmp_path) > forward and len(libraries(tmp_path)) == 2
 
 
+def test_meta_tensors_need_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNNKERN_CACHE", str(tmp_path))
+    snnkern.define_neuron(cubic(name="never_run", module="NeverRun"))
+    x = torch.zeros(20, 3, dtype=torch.float16, device="meta", requires_grad=True)
+    out, v = functional.never_run(x)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert (out.shape, out.dtype, v.shape, v.dtype) == (x.shape, x.dtype, (3,), torch.float32)
+    assert grad.is_meta and grad.shape == x.shape
+    with pytest.raises((RuntimeError, ValueError), match="never_run.*: k must be a finite number >= 0, got -1"):
+        functional.never_run(x, k=-1.0)
+    assert not libraries(tmp_path)
+
+
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNNKERN_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
