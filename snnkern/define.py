@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from . import _dtensor, _library, _operators, _specification, _vmap, functional, jit, nn, reference, surrogate
+from . import _dtensor, _library, _nvrtc, _operators, _specification, _vmap, functional, jit, nn, reference, surrogate
 from .codegen.emit import kernels, python, schema, step
 from .codegen.specification.base import RESETS, Neuron, Range, Surrogate
 from .codegen.specification.check import check_surrogate
@@ -235,6 +235,29 @@ def _make_neuron_kernel(neuron: type[Neuron], row: Any, pass_: int, reset_: int,
     row[pass_][reset_][dtype] = _compiled(name, kernels.runtime_cpu_kernel(neuron, kernel))
 
 
+def _make_cuda_kernel(
+    schema_: bytes,
+    surrogate_: int,
+    pass_: int,
+    reset_: int,
+    dtype: int,
+    V: int,
+    steps: int,
+    architecture: int,
+    place: Any,
+) -> None:
+    neuron = _specification.NEURONS[schema_.decode().partition("_forward(")[0]]
+    used = list(_specification.SURROGATES.values())[surrogate_] if surrogate_ >= 0 else None
+    kernel = (list(kernels.PASSES)[pass_], RESETS[reset_], list(schema.DTYPES)[dtype])
+    text = kernels.runtime_cuda_kernel(neuron, used, kernel, V, steps)
+    if text is None:
+        return
+    name = ":".join((neuron.name, *((used.name,) if used else ()), *kernel))
+    cubin = ctypes.create_string_buffer(_nvrtc.compile_cuda(name, text, f"sm_{architecture}"))
+    _alive.append(cubin)
+    place[0] = ctypes.addressof(cubin)
+
+
 def _compiled(name: str, text: str) -> int:
     """The address of what a text defines, for the host."""
     library = jit.compile_cpu(name, text, native=True)
@@ -263,6 +286,7 @@ def _reporting(make: Callable[..., None]) -> Callable[..., int | None]:
 _ROW = ctypes.c_void_p * len(schema.DTYPES) * len(RESETS) * len(kernels.PASSES)
 _MakeKernel = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _MakeSurrogate = ctypes.CFUNCTYPE(ctypes.c_void_p)
+_MakeCuda = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, *(ctypes.c_int,) * 7, ctypes.POINTER(ctypes.c_void_p))
 
 
 class _Range(ctypes.Structure):
@@ -377,7 +401,7 @@ def _surrogate_spec(equations: type[Surrogate]) -> _SurrogateSpec:
         len(params),
         (_SurrogateParam * len(params))(*params),
         equations.has_primitive(),
-        -1,
+        len(_specification.SURROGATES) - 1,  # it has just been added
         ctypes.pointer(place),
         make,
     )
@@ -389,6 +413,9 @@ def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_library._LIBRARY))  # which is loaded already
     library.snnkern_define_neuron.restype = ctypes.c_char_p
     library.snnkern_define_surrogate.restype = ctypes.c_char_p
+    make = _MakeCuda(_reporting(_make_cuda_kernel))
+    _alive.append(make)
+    library.snnkern_set_cuda_compiler(make)
     return library
 
 

@@ -25,6 +25,7 @@ from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
 from .step import (
     any_surrogate_header,
+    is_wide,
     kinds,
     neuron_code,
     neuron_header,
@@ -269,6 +270,33 @@ namespace snnkern::cpu {{
 
 extern "C" {_cpu_kernel(neuron, kernel, SYMBOL)}
 }}  // namespace snnkern::cpu
+"""
+
+
+def runtime_cuda_kernel(
+    neuron: type[Neuron], surrogate: type[Surrogate] | None, kernel: Kernel, V: int, steps: int
+) -> str | None:
+    """The same for CUDA, of a shape of csrc/kernels/shape.h, with the surrogate compiled in; None if it has no such shape."""
+    name, reset, dtype = kernel
+    kind, is_backward = PASSES[name]
+    if V > 1 and not is_wide(neuron, reset, kind):
+        return None
+    real = "double" if dtype == "f64" else "float"
+    used = surrogate.__name__ if surrogate else "NoSurrogate"
+    loop, bounds = ("backward", f"kThreads, blocks_wanted<Step, T, {V}>()") if is_backward else ("forward", "kThreads")
+    return f"""#include "multistep.cuh"
+
+{neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
+{surrogate_code(surrogate) if surrogate else ""}
+namespace snnkern::cuda {{
+
+using Step = {struct_name(neuron, reset, kind)};
+using T = {DTYPES[dtype]};
+extern "C" __global__ void __launch_bounds__({bounds}) {SYMBOL}(const __grid_constant__ KernelArgs a) {{
+  {loop}_loop<Step, {used}<{real}>, T, {V}, {steps}>(a, Step::Params<{real}>(a), {used}<{real}>(a));
+}}
+
+}}  // namespace snnkern::cuda
 """
 
 

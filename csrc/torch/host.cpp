@@ -9,6 +9,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -17,9 +18,11 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 
 #include "../generated/registry.h"
+#include "driver.h"
 #include "info.h"
 
 namespace snnkern {
@@ -443,6 +446,51 @@ T* found_or_made(const Call& call, T* const& place, const Make& make, Which... w
   return __atomic_load_n(&place, __ATOMIC_ACQUIRE);
 }
 
+std::atomic<MakeCuda> cuda_compiler = nullptr;
+
+// A kernel compiled at run time; null where a pass has none of this shape.
+driver::Function made_for_cuda(const Call& call, const SurrogateSpec* surrogate, Pass pass, cuda::Shape shape,
+                               int architecture) {
+  static std::mutex mutex;
+  static auto* all =
+      new std::map<std::tuple<const NeuronSpec*, int, Pass, Reset, Dtype, int, int, int>, driver::Function>;
+  const std::tuple key(&call.neuron, surrogate ? surrogate->index : -1, pass, call.reset, call.dtype, shape.V,
+                       shape.steps, architecture);
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = all->find(key);
+    if (found != all->end()) return found->second;
+  }
+  const MakeCuda make = cuda_compiler;
+  SNNKERN_CHECK(call, make, "kernels are compiled at run time by snnkern's Python package, which was not imported");
+  const void* cubin = nullptr;
+  const char* error = make(call.neuron.forward_schema, std::get<1>(key), pass, call.reset, call.dtype, shape.V,
+                           shape.steps, architecture, &cubin);
+  SNNKERN_CHECK(call, !error, error);
+  driver::Function kernel = nullptr;
+  if (cubin) error = driver::load(cubin, kMadeKernel, kernel);
+  SNNKERN_CHECK(call, !error, "loading the kernel failed: ", error);
+  const std::lock_guard<std::mutex> lock(mutex);
+  return all->emplace(key, kernel).first->second;
+}
+
+void launch_made(const Call& call, const KernelArgs& args, const SurrogateSpec* surrogate, Pass pass, void* stream) {
+  const int index = call.x.device().index();
+  driver::Device device;
+  const char* error = driver::describe(index, device);
+  SNNKERN_CHECK(call, !error, "the CUDA driver failed: ", error);
+  const bool tensors = pass != kForward && pass != kBackward;
+  const bool is_wide = !tensors || (call.dtype != kF64 && pass != kSmoothForward && pass != kSmoothBackward);
+  const cuda::Family of = {pass % 2 == kBackward, tensors, is_wide, int(call.x.element_size())};
+  const cuda::Shapes shapes = cuda::shapes(of);
+  driver::Function kernel = nullptr;
+  for (int i = cuda::choose(args, of, device.multiprocessors); !kernel && i < shapes.count; ++i) {
+    kernel = made_for_cuda(call, surrogate, pass, shapes.shape[i], device.architecture);
+    if (kernel) error = driver::launch(kernel, args, shapes.shape[i], index, stream);
+  }
+  SNNKERN_CHECK(call, kernel && !error, "the CUDA launch failed: ", error ? error : "no kernel");
+}
+
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
   for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
@@ -469,13 +517,15 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     });
     return;
   }
-  // On CUDA, what is defined at run time has no kernels, and no surrogate's number stands for it.
-  SNNKERN_CHECK(call, !call.neuron.make,
-                "a neuron that was defined at run time works on the CPU alone, and x_seq is on ", call.x.device(),
-                "; snnkern.reference.", call.neuron.name, " works there");
-  SNNKERN_CHECK(call, !needs_surrogate || !call.surrogate->make, "surrogate '", surrogate_name(call.surrogate),
-                "', which was defined at run time, works on the CPU alone, and x_seq is on ", call.x.device(),
-                "; snnkern.reference works there");
+  const c10::Device device = call.x.device();
+  const auto stream = [&] { return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle(); };
+  if (call.neuron.make || (needs_surrogate && call.surrogate->make)) {
+    if (args.N == 0) return;
+    // float64 is for checking: the passes for tensors do for it.
+    const Pass pass = is_lean && call.dtype != kF64 ? lean : whole;
+    launch_made(call, args, needs_surrogate ? call.surrogate : nullptr, pass, stream());
+    return;
+  }
 #ifdef SNNKERN_WITH_CUDA
   const auto rows = call.neuron.cuda;
   const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
@@ -484,13 +534,11 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
-  const c10::Device device = call.x.device();
-  void* stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
-  const char* error = kernel(args, stream);
+  const char* error = kernel(args, stream());
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
 #else
   SNNKERN_CHECK(
-      call, false, "x_seq is on ", call.x.device(),
+      call, false, "x_seq is on ", device,
       ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
 #endif
 }
@@ -635,6 +683,8 @@ void add_surrogate(const SurrogateSpec& surrogate, const char* key) {
   const std::lock_guard<std::mutex> lock(defined().mutex);
   for (const char* name : {key, surrogate.name}) defined().by_name[name] = &surrogate;
 }
+
+void set_cuda_compiler(MakeCuda make) { cuda_compiler = make; }
 
 namespace {
 

@@ -108,4 +108,6 @@ __attribute__((visibility("default"))) const char* snnkern_define_surrogate(cons
   add_surrogate(*surrogate, key);
   return nullptr;
 }
+
+__attribute__((visibility("default"))) void snnkern_set_cuda_compiler(MakeCuda make) { set_cuda_compiler(make); }
 }

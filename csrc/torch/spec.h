@@ -59,6 +59,11 @@ struct Argument {
 // looks. Returns an error text, or null.
 using MakeKernel = const char* (*)(int pass, int reset, int dtype);
 using MakeSurrogate = const char* (*)();
+// For CUDA, one for all of them: compiles a kernel of V neurons to a thread, with the surrogate of an index, or -1 for
+// none, compiled in. Leaves machine code in `cubin`, where it stays, or null if the pass has no kernel of this shape.
+using MakeCuda = const char* (*)(const char* forward_schema, int surrogate, int pass, int reset, int dtype, int V,
+                                 int steps, int architecture, const void** cubin);
+constexpr const char* kMadeKernel = "snnkern_made";  // its name
 
 struct NeuronSpec {
   const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
@@ -100,7 +105,7 @@ struct SurrogateSpec {
   int param_count;
   const SurrogateParam* params;
   bool has_primitive;
-  int index;                       // in NeuronSpec::cuda, and for the kernels for any
+  int index;  // in NeuronSpec::cuda, and for the kernels for any; beyond kSurrogates: the user's own
   const CpuSurrogate* const* cpu;  // [1]; null in it: this build leaves it out
   MakeSurrogate make = nullptr;
 };
