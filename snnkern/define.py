@@ -229,10 +229,18 @@ def _publish_neuron(neuron: type[Neuron], key: str) -> None:
         setattr(torch.ops.snnkern, role.format(neuron.name), getattr(torch.ops.snnkern, role.format(key)))
 
 
+def _make_in_time(schema_: bytes, in_time: int, pass_: int, reset_: int, dtype: int, made: Any) -> None:
+    neuron = _specification.NEURONS[schema_.decode().partition("_forward(")[0]]
+    made[0] = _neuron_kernel(neuron, pass_, reset_, dtype, in_time)
+
+
 def _make_neuron_kernel(neuron: type[Neuron], row: Any, pass_: int, reset_: int, dtype: int) -> None:
+    row[pass_][reset_][dtype] = _neuron_kernel(neuron, pass_, reset_, dtype)
+
+
+def _neuron_kernel(neuron: type[Neuron], pass_: int, reset_: int, dtype: int, in_time: int = 0) -> int:
     kernel = (list(kernels.PASSES)[pass_], RESETS[reset_], list(schema.DTYPES)[dtype])
-    name = ":".join((neuron.name, *kernel))
-    row[pass_][reset_][dtype] = _compiled(name, kernels.runtime_cpu_kernel(neuron, kernel))
+    return _compiled(":".join((neuron.name, *kernel)), kernels.runtime_cpu_kernel(neuron, kernel, in_time))
 
 
 def _compiled(name: str, text: str) -> int:
@@ -245,7 +253,7 @@ def _compiled(name: str, text: str) -> int:
 def _reporting(make: Callable[..., None]) -> Callable[..., int | None]:
     """Under one lock; an exception becomes the error text that C++ takes."""
 
-    def run(*which: int) -> int | None:
+    def run(*which: Any) -> int | None:
         try:
             with _lock:
                 make(*which)
@@ -263,6 +271,9 @@ def _reporting(make: Callable[..., None]) -> Callable[..., int | None]:
 _ROW = ctypes.c_void_p * len(schema.DTYPES) * len(RESETS) * len(kernels.PASSES)
 _MakeKernel = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _MakeSurrogate = ctypes.CFUNCTYPE(ctypes.c_void_p)
+_MakeInTime = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32, *(ctypes.c_int,) * 3, ctypes.POINTER(ctypes.c_void_p)
+)
 
 
 class _Range(ctypes.Structure):
@@ -350,7 +361,7 @@ def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
         neuron.name.encode(),
         f"grad_{neuron.output}".encode(),
         len(neuron.states),
-        len(neuron.learned),
+        len(neuron.required()),
         neuron.has_surrogate,
         (ctypes.c_int * len(starts))(*starts),
         (_Argument * len(arguments))(*arguments),
@@ -389,6 +400,9 @@ def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_library._LIBRARY))  # which is loaded already
     library.snnkern_define_neuron.restype = ctypes.c_char_p
     library.snnkern_define_surrogate.restype = ctypes.c_char_p
+    make = _MakeInTime(_reporting(_make_in_time))
+    _alive.append(make)
+    library.snnkern_set_make_in_time(make)
     return library
 
 

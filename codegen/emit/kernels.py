@@ -190,15 +190,20 @@ namespace snnkern::cuda {{
 """
 
 
-def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str) -> str:
-    """The definition of a kernel of a neuron."""
+def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str, in_time: int = 0) -> str:
+    """The definition of a kernel of a neuron; `in_time`: a bit for each parameter that changes from step to step."""
     of, reset, dtype = kernel
     kind, is_backward = PASSES[of]
     function = "backward" if is_backward else "forward"
     return (
         f"SNNKERN_CPU_KERNEL void {name}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
-        f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
+        f"  {function}<{_step(neuron, reset, kind, in_time)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
     )
+
+
+def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int) -> str:
+    name = struct_name(neuron, reset, kind)
+    return f"InTime<{name}, {in_time}>" if in_time else name
 
 
 def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
@@ -258,8 +263,8 @@ SYMBOL = "snnkern_made"
 """What the one thing is called that such a file defines for others."""
 
 
-def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel) -> str:
-    """A kernel of a neuron, on its own."""
+def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel, in_time: int = 0) -> str:
+    """A kernel of a neuron, on its own; `in_time`: a bit for each parameter that changes from step to step."""
     name, reset, _ = kernel
     kind, _ = PASSES[name]
     return f"""#include "multistep_cpu.h"
@@ -267,7 +272,7 @@ def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel) -> str:
 {neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
 namespace snnkern::cpu {{
 
-extern "C" {_cpu_kernel(neuron, kernel, SYMBOL)}
+extern "C" {_cpu_kernel(neuron, kernel, SYMBOL, in_time)}
 }}  // namespace snnkern::cpu
 """
 

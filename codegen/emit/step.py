@@ -105,7 +105,7 @@ def _params_struct(neuron: type[Neuron], kind: str) -> str:
     values += [f"{name}(Mask<R>(a.flags[{i}]))" for i, name in enumerate(switches)]
     inits = f"\n      : {', '.join(values)}" if values else ""
     loads = "".join(
-        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
+        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.required())
     )
     sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
     return f"""
@@ -113,7 +113,7 @@ template <class R>
 struct {params} {{
   static constexpr int kCount = {len(fields)};
 {members}  SNNKERN_FN explicit {params}(const KernelArgs&{" a" if inits else ""}){inits} {{}}
-  // Reads learned parameters of one element, where the device's memory can be read.
+  // Reads inputs and learned parameters of one element, where the device's memory can be read.
   SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
 {loads}  }}
   // One neuron's parameters, where they are not the same for all.
@@ -124,7 +124,7 @@ struct {params} {{
 
 
 def kinds(neuron: type[Neuron]) -> list[str]:
-    """The kinds of passes of a neuron. A step of the first has gradients in the learned parameters only; of the others, in all."""
+    """The kinds of passes of a neuron. A step of the first has gradients in what is a tensor always only; of the others, in all."""
     wanted = {"": True, "tensor": True, "smooth": neuron.has_surrogate, "general": bool(neuron.conventions)}
     return [kind for kind, has in wanted.items() if has]
 
@@ -134,7 +134,7 @@ def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
 
 
 def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
-    wanted = t.floats if kind else t.floats[: len(neuron.learned)]
+    wanted = t.floats if kind else t.floats[: len(neuron.required())]
     states = [s.name for s in neuron.states]
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
     inputs = [t.x, *t.old]

@@ -144,17 +144,14 @@ struct Parameters {
 
   __device__ __forceinline__ Parameters(const Params& common, const KernelArgs& a, int64_t first) : common_(common) {
     if constexpr (Neuron::kTensors) {
-#pragma unroll
-      for (int k = 0; k < Params::kCount; ++k) {
-        const ParamTensor& t = a.tensor[k];
-        value_.fill(k, R(a.params[k]));
-        if (!t.data) continue;
-#pragma unroll
-        for (int v = 0; v < V; ++v) value_.row[k].lane[v] = static_cast<const R*>(t.data)[element(t, a.N, first + v)];
-      }
+      load<~0u>(a, 0, first);
     } else {
       common_.load(a);
     }
+  }
+  // Those that change with time, in step t.
+  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t, int64_t first) {
+    if constexpr (kInTime<Neuron> != 0) load<kInTime<Neuron>>(a, t, first);
   }
   __device__ __forceinline__ Params of(int lane) const {
     Params p = common_;
@@ -169,6 +166,19 @@ struct Parameters {
   __device__ __forceinline__ const Numbers<R, V>& row(int k) const { return value_.row[k]; }
 
  private:
+  template <uint32_t which>
+  __device__ __forceinline__ void load(const KernelArgs& a, int64_t t, int64_t first) {
+#pragma unroll
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(which >> k & 1)) continue;
+      const ParamTensor& tensor = a.tensor[k];
+      value_.fill(k, R(a.params[k]));
+      if (!tensor.data) continue;
+      const R* values = static_cast<const R*>(tensor.data) + t * tensor.step;
+#pragma unroll
+      for (int v = 0; v < V; ++v) value_.row[k].lane[v] = values[element(tensor, a.N, first + v)];
+    }
+  }
   // A division of 64 bits takes four times as long.
   static __device__ __forceinline__ int64_t element(const ParamTensor& t, int64_t N, int64_t n) {
     if (N > INT32_MAX) return n / t.inner % t.size;
@@ -221,7 +231,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -252,6 +262,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
       }
       const auto step = [&](int j) {
+        parameters.enter(a, t + j, first);
         const Numbers<R, V> input = unpack<T, V>(x[group + j]);
         Numbers<R, V> fired;
 #pragma unroll
@@ -299,6 +310,18 @@ constexpr int blocks_wanted() {
   return Neuron::kTape <= 2 && V * Neuron::kStates <= 4 && Neuron::kGradients <= 4 ? 3 : 1;
 }
 
+// A parameter that changes with time has a gradient in each step.
+template <class Neuron, class R, int V>
+__device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64_t origin,
+                                           Lanes<R, Neuron::kGradients, V>& grad_param) {
+#pragma unroll
+  for (int k = 0; k < Neuron::kGradients; ++k) {
+    if (!(kInTime<Neuron> >> k & 1)) continue;
+    if (a.grad_param[k]) Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    grad_param.fill(k, R(0));
+  }
+}
+
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
@@ -311,7 +334,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
 #pragma unroll
@@ -335,6 +358,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       x_row.down();
       grad_row.down();
     }
+    parameters.enter(a, 0, first);  // where a state may start
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -342,6 +366,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
+        if (j < steps) parameters.enter(a, start + j, first);
         const Numbers<R, V> input = unpack<T, V>(x[j]);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -373,6 +398,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
       for (int j = group + kGroup - 1; j >= group; --j) {
         const bool real = j < steps;  // a step after the last one leaves all as it was
+        if (real) parameters.enter(a, start + j, first);
         const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
         Numbers<R, V> gx;
 #pragma unroll
@@ -395,6 +421,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
         }
         if (real) grad_x.store(pack<T, V>(gx));
         grad_x.up();
+        if (real && start + j > 0) leave_step<Neuron, R, V>(a, start + j, origin, grad_param);
       }
     }
   }
@@ -405,9 +432,10 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
       for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
+  leave_step<Neuron, R, V>(a, 0, origin, grad_param);
 #pragma unroll
   for (int k = 0; k < L; ++k)
-    if (a.grad_param[k]) grad_param.store(k, a.grad_param[k], 0, a, first);
+    if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
 // Whether every row of every tensor may be read in vectors of V.

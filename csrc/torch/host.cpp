@@ -17,6 +17,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 
 #include "../generated/registry.h"
@@ -35,6 +36,7 @@ struct Parameter {
   int index;
   Tensor tensor;
   bool learned;  // one that is always a tensor
+  bool in_time;  // it has a value for each step
 };
 
 // An operator's arguments, checked; tensors as the caller gave them.
@@ -117,10 +119,12 @@ std::string join(const std::vector<std::string>& names) {
 // As combinations name it.
 const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
-// Those that were defined at run time.
+// What was defined or compiled at run time.
 struct Defined {
   std::mutex mutex;
   std::map<std::string, const SurrogateSpec*, std::less<>> by_name;
+  std::map<std::tuple<const NeuronSpec*, uint32_t, Pass, Reset, Dtype>, CpuKernel> in_time;
+  MakeInTime make_in_time = nullptr;
 };
 Defined& defined() {
   static auto* all = new Defined;
@@ -180,20 +184,26 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
               every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
 }
 
-// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0]. Messages name it as the
-// functions and modules do, and then the operator's argument: "tau must be ..., got 0.5 (decay_tensor)".
-void check_parameter(const Call& call, const Argument& argument, const Tensor& t) {
+// Takes a parameter that is a tensor, or null: it broadcasts by the usual rules against x_seq[0], or against x_seq and
+// then has a value for each step. Messages name it as the functions and modules do, and then the operator's argument:
+// "tau must be ..., got 0.5 (decay_tensor)".
+void read_parameter(Call& call, const Argument& argument, int index, const c10::IValue& value) {
+  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false});
+  if (value.isNone()) return;
+  const Tensor t = call.parameters.back().tensor = value.toTensor();
   const bool is_own = argument.kind == Kind::kLearned;
   const char* name = is_own ? argument.name : argument.parameter;
   const std::string given = is_own ? "" : std::string(" (") + argument.name + ")";
   check_tensor(call, name, t, given);
-  const auto want = call.x.sym_sizes().slice(1), got = t.sym_sizes();
+  const auto want = call.x.sym_sizes(), got = t.sym_sizes();
   bool fits = got.size() <= want.size();
   for (size_t d = 0; fits && d < got.size(); ++d) {
     const c10::SymInt& size = got[got.size() - 1 - d];
     fits = TORCH_GUARD_OR_FALSE(size.sym_eq(1)) || TORCH_GUARD_OR_TRUE(size.sym_eq(want[want.size() - 1 - d]));
   }
-  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want, "; got shape ", got, given);
+  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
+                want, "; got shape ", got, given);
+  call.parameters.back().in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
   const Range& range = argument.range;
   if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
@@ -273,14 +283,12 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         check_x(call);
         break;
       case Kind::kLearned:
-        call.parameters.push_back({param++, value.toTensor(), true});
-        check_parameter(call, argument, call.parameters.back().tensor);
+        read_parameter(call, argument, param++, value);
         break;
       case Kind::kTensor:
-        call.parameters.push_back({tensor++, value.isNone() ? Tensor() : value.toTensor(), false});
+        read_parameter(call, argument, tensor++, value);
         if (value.isNone()) break;
         call.general |= argument.is_convention;
-        check_parameter(call, argument, call.parameters.back().tensor);
         SNNKERN_CHECK_VALUE(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor",
                             argument.name, " needs a hard reset: v_reset must be a number, got None");
         break;
@@ -443,9 +451,31 @@ T* found_or_made(const Call& call, T* const& place, const Make& make, Which... w
   return __atomic_load_n(&place, __ATOMIC_ACQUIRE);
 }
 
+// The kernel for parameters that change from step to step: bit k stands for the k-th.
+CpuKernel kernel_in_time(const Call& call, uint32_t in_time, Pass pass) {
+  const std::tuple key(&call.neuron, in_time, pass, call.reset, call.dtype);
+  Defined& all = defined();
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    const auto found = all.in_time.find(key);
+    if (found != all.in_time.end()) return found->second;
+    SNNKERN_CHECK(call, all.make_in_time,
+                  "kernels for parameters with time are compiled by snnkern's Python package, which was not imported");
+  }
+  CpuKernel made = nullptr;
+  const char* error = all.make_in_time(call.neuron.forward_schema, in_time, pass, call.reset, call.dtype, &made);
+  SNNKERN_CHECK(call, !error, error);
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.in_time[key] = made;
+}
+
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
-  for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
+  uint32_t in_time = 0;
+  for (const Parameter& p : call.parameters) {
+    tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
+    in_time |= uint32_t(p.in_time) << p.index;
+  }
   const Pass lean = is_backward ? kBackward : kForward;
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
@@ -455,9 +485,10 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   if (call.x.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
     const Row<CpuKernel>* row = *call.neuron.cpu;
-    const CpuKernel kernel = row ? found_or_made(call, row->kernel[pass][call.reset][call.dtype], call.neuron.make,
-                                                 int(pass), int(call.reset), int(call.dtype))
-                                 : nullptr;
+    const CpuKernel kernel = in_time ? kernel_in_time(call, in_time, pass)
+                             : row   ? found_or_made(call, row->kernel[pass][call.reset][call.dtype], call.neuron.make,
+                                                     int(pass), int(call.reset), int(call.dtype))
+                                     : nullptr;
     const CpuSurrogate* surrogate =
         needs_surrogate ? found_or_made(call, *call.surrogate->cpu, call.surrogate->make) : nullptr;
     check_built(call, kernel && (surrogate || !needs_surrogate));
@@ -469,6 +500,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     });
     return;
   }
+  SNNKERN_CHECK(call, !in_time, "a parameter with time works on the CPU alone");
   // On CUDA, what is defined at run time has no kernels, and no surrogate's number stands for it.
   SNNKERN_CHECK(call, !call.neuron.make,
                 "a neuron that was defined at run time works on the CPU alone, and x_seq is on ", call.x.device(),
@@ -495,26 +527,27 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
 #endif
 }
 
-// A parameter in the state dtype, in the storage order of x, as far as it differs between neurons: neuron n reads
-// element n / inner % size. Only one that varies along some dimensions, not along one between them, is copied out.
-ParamTensor param_tensor(Tensor& t, const Tensor& x) {
-  if (t.numel() == 1) {
-    t = t.to(state_type(x));
-    return {t.const_data_ptr(), 1, 1};
+// A parameter in the state dtype, in the storage order of x, as far as it differs between neurons and steps: see
+// ParamTensor. Only one that varies along some dimensions, not along one between them, is copied out.
+ParamTensor param_tensor(Parameter& p, const Tensor& x) {
+  if (p.tensor.numel() == 1) {
+    p.tensor = p.tensor.to(state_type(x));
+    return {p.tensor.const_data_ptr(), 1, 1, 0};
   }
-  Tensor values = t.to(state_type(x));
-  while (values.dim() + 1 < x.dim()) values = values.unsqueeze(0);
-  c10::SmallVector<int64_t, 6> order;  // of the dimensions of a step, from the outermost
-  for (int64_t d = 0; d + 1 < x.dim(); ++d) order.push_back(d);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.stride(a + 1) > x.stride(b + 1); });
+  Tensor values = p.tensor.to(state_type(x));
+  while (values.dim() < x.dim()) values = values.unsqueeze(0);
+  c10::SmallVector<int64_t, 6> order;  // of the dimensions, from the outermost; time stays in front
+  for (int64_t d = 0; d < x.dim(); ++d) order.push_back(d);
+  std::stable_sort(order.begin() + 1, order.end(), [&](int64_t a, int64_t b) { return x.stride(a) > x.stride(b); });
   values = values.permute(order);
-  int64_t first = 0, last = values.dim() - 1, inner = 1;
-  while (values.size(first) == 1) ++first;
-  for (; values.size(last) == 1; --last) inner *= x.size(order[last] + 1);
+  int64_t first = 1, last = values.dim() - 1, inner = 1;
+  while (first <= last && values.size(first) == 1) ++first;
+  for (; last > first && values.size(last) == 1; --last) inner *= x.size(order[last]);
   std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
-  for (int64_t d = first; d <= last; ++d) sizes[d] = x.size(order[d] + 1);
-  t = values.expand(sizes).contiguous();
-  return {t.const_data_ptr(), inner, t.numel()};
+  for (int64_t d = first; d <= last; ++d) sizes[d] = x.size(order[d]);
+  p.tensor = values.expand(sizes).contiguous();
+  const int64_t size = p.tensor.numel() / p.tensor.size(0);
+  return {p.tensor.const_data_ptr(), size == 1 ? 1 : inner, size, p.in_time ? size : 0};
 }
 
 // The initial states and parameters as kernels read them, and what else forward and backward share. The tensors of the
@@ -531,7 +564,7 @@ void prepare(Call& call, const Tensor& x) {
   }
   if (args.N == 0) return;
   for (Parameter& p : call.parameters)
-    if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p.tensor, x);
+    if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p, x);
 }
 
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
@@ -592,13 +625,13 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
   Tensor grad_x = empty(x, kSequence, x.scalar_type());
   // What the user did not give has no gradient: an empty tensor stands for it.
-  const auto gradient = [&](const Tensor& t) {
-    return t.defined() ? empty(x, kStep, type) : at::empty({0}, x.options().dtype(type));
+  const auto gradient = [&](const Tensor& t, Extent extent) {
+    return t.defined() ? empty(x, extent, type) : at::empty({0}, x.options().dtype(type));
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (const Tensor& t : call.init) grad_init.push_back(gradient(t));
+  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep));
   c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
-  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor));
+  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep));
   const auto given = call.parameters;
   if (!x.is_meta()) {
     prepare(call, x);
@@ -623,13 +656,18 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   // The order of a sum is fixed by the shapes, so the result is the same on every run.
   for (size_t k = 0; k < given.size(); ++k) {
     const Tensor& t = given[k].tensor;
-    if (t.defined()) shares[k] = at::sum_to(shares[k], t.sym_sizes()).to(t.scalar_type());
+    if (!t.defined()) continue;
+    const bool one_step = t.dim() == x.dim() && !given[k].in_time;  // of a time of its own
+    shares[k] = at::sum_to(shares[k], t.sym_sizes().slice(one_step ? 1 : 0)).to(t.scalar_type());
+    if (one_step) shares[k] = shares[k].unsqueeze(0);
   }
   stack.emplace_back(std::move(grad_x));
   for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
   for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
   for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
 }
+
+void set_make_in_time(MakeInTime make) { defined().make_in_time = make; }
 
 void add_surrogate(const SurrogateSpec& surrogate, const char* key) {
   const std::lock_guard<std::mutex> lock(defined().mutex);

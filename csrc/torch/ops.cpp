@@ -108,4 +108,6 @@ __attribute__((visibility("default"))) const char* snnkern_define_surrogate(cons
   add_surrogate(*surrogate, key);
   return nullptr;
 }
+
+__attribute__((visibility("default"))) void snnkern_set_make_in_time(MakeInTime make) { set_make_in_time(make); }
 }

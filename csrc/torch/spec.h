@@ -59,6 +59,9 @@ struct Argument {
 // looks. Returns an error text, or null.
 using MakeKernel = const char* (*)(int pass, int reset, int dtype);
 using MakeSurrogate = const char* (*)();
+// A kernel of any neuron in which the parameters of a mask change from step to step, one for all neurons.
+using MakeInTime = const char* (*)(const char* forward_schema, uint32_t in_time, int pass, int reset, int dtype,
+                                   CpuKernel* made);
 
 struct NeuronSpec {
   const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
