@@ -28,7 +28,8 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
     first = functools.partial(operator.first_of_neurons, store_v_seq=values["store_v_seq"])
     empty = operator.empty_results(values)
     for name, spec in tensors.items():
-        if first(name) == 1 and any(p.is_shard(0) for p in spec.placements):
+        has_time = first(name) == 1 or (name in operator.parameters and spec.ndim == values["x_seq"].ndim)
+        if has_time and any(p.is_shard(0) for p in spec.placements):
             raise RuntimeError(
                 f"snnkern.{operator.overload._schema.name.removeprefix('snnkern::')}: {name} is sharded over time, its "
                 f"dimension 0: {spec.placements}. Each step needs the one before it, so redistribute it over another "

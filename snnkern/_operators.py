@@ -34,8 +34,8 @@ class Operator:
 
     @functools.cached_property
     def parameters(self) -> list[str]:
-        """Parameters that may be tensors: they broadcast against x_seq[0]."""
-        return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
+        """Parameters that may be tensors: they broadcast against x_seq[0], or with time against x_seq."""
+        return [t.name for t in self.neuron.required()] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
 
     @property
     def shared(self) -> list[str]:

@@ -161,6 +161,8 @@ def _inputs(
     out = {"x_seq": noise(shape, dtype, seed, device, 2.0 * scale)}
     for i, t in enumerate(neuron_class(neuron).learned):
         out[t.name] = torch.tensor(0.3 + 0.1 * i, dtype=state, device=device)
+    for i, q in enumerate(neuron_class(neuron).inputs):
+        out[q.name] = noise(shape, state, seed + 20 + i, device).sigmoid()
     for i, s in enumerate(neuron_class(neuron).states):
         out[f"{s.name}_init"] = noise(shape[1:], state, seed + 1 + i, device, scale)
     return {name: t.requires_grad_() for name, t in out.items()}

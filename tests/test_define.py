@@ -6,24 +6,27 @@ import copy
 import ctypes
 import os
 import pickle
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import test_cuda_graphs
 import torch
 from torch import Tensor
 
 import snnkern
 from snnkern import _nvrtc, functional, jit, nn, reference
+from snnkern.codegen.emit import kernels
 from snnkern.codegen.specification.neurons import Float, Neuron, Range, State
 from snnkern.codegen.specification.surrogates import Surrogate
 
 import test_amp
 import test_checkpointing
 import test_compile
-import test_cuda_graphs
 import test_export
 import test_func
 import test_operators
@@ -41,6 +44,8 @@ from support import (
     results,
     run_fresh,
 )
+
+HOST_CUDA = Path(__file__).resolve().parent / "host_cuda"
 
 # The plain one; two states; functions that libraries differ in, and two states; no surrogate; no spike; a learned parameter.
 BUILT_IN = ("lif", "alif", "adex", "ilif", "li", "plif")
@@ -407,7 +412,7 @@ def test_meta_tensors_need_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert (out.shape, out.dtype, v.shape, v.dtype) == (x.shape, x.dtype, (3,), torch.float32)
     assert grad.is_meta and grad.shape == x.shape
-    with pytest.raises((RuntimeError, ValueError), match="never_run.*: k must be a finite number >= 0, got -1"):
+    with pytest.raises((RuntimeError, ValueError), match=r"never_run.*: k must be a finite number >= 0, got -1"):
         functional.never_run(x, k=-1.0)
     assert not libraries(tmp_path)
 
@@ -423,6 +428,23 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["lif", "adex"])
+@pytest.mark.parametrize("timed", [0, 3])
+def test_the_text_for_nvrtc(name: str, timed: int) -> None:
+    """An ordinary compiler reads it, with no header of CUDA's."""
+    compiler = shutil.which("g++")
+    if not compiler:
+        pytest.skip("g++ was not found")
+    atan = SURROGATE_CLASSES["atan"].equations
+    kind = "tensor_" if timed else ""
+    kernel = kernels.runtime_cuda_kernel(neuron_class(name), atan, (f"{kind}backward", "soft", "bf16"), timed, 1, 16)
+    assert kernel is not None
+    command = [compiler, "-std=c++17", "-fsyntax-only", "-D__CUDACC__", "-D__CUDACC_RTC__"]
+    command += ["-D__grid_constant__=", f"-I{HOST_CUDA}", f"-I{jit._HEADERS}", "-x", "c++", "-"]
+    done = subprocess.run(command, input=kernel, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nvrtc, "_folders", lambda: iter(()))
     monkeypatch.setattr(_nvrtc, "_library", _nvrtc._library.__wrapped__)
@@ -430,9 +452,11 @@ def no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nvrtc_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     no_nvrtc(monkeypatch)
-    with pytest.raises(RuntimeError, match="needs NVRTC 13, .* was not found: pip install 'nvidia-cuda-nvrtc==13"):
+    with pytest.raises(RuntimeError, match=r"needs NVRTC 13, .* was not found: pip install 'nvidia-cuda-nvrtc==13"):
         _nvrtc._library("13.0")
-    with pytest.raises(RuntimeError, match="needs NVRTC 12, .* was not found: pip install 'nvidia-cuda-nvrtc-cu12==12"):
+    with pytest.raises(
+        RuntimeError, match=r"needs NVRTC 12, .* was not found: pip install 'nvidia-cuda-nvrtc-cu12==12"
+    ):
         _nvrtc._library("12.6")
 
 

@@ -99,7 +99,7 @@ def _number(p: Float) -> str:
 
 def _signature(neuron: type[Neuron]) -> list[str]:
     lines = ["x_seq: Tensor,"]
-    lines += [f"{t.name}: Tensor," for t in neuron.learned]
+    lines += [f"{t.name}: Tensor," for t in neuron.required()]
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines.append("*,")
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
@@ -133,15 +133,17 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
-        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
+        "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
+        "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
+        "the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
-    for t in neuron.learned:
+    for t in neuron.required():
+        against = "x_seq[0]" if t in neuron.learned else "x_seq"
         lines.append(
-            f"    {t.name}: {t.doc}; a tensor that broadcasts against x_seq[0], {t.range} (not checked on CUDA, where it would wait)"
+            f"    {t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
         )
     for s in neuron.states:
         lines.append(
@@ -223,7 +225,7 @@ def functional_module(neurons: Sequence[type[Neuron]]) -> str:
 def _check_types(n: type[Neuron], where: str) -> str:
     """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
     body = ""
-    for name in ("x_seq", *(t.name for t in n.learned)):
+    for name in ("x_seq", *(t.name for t in n.required())):
         body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
     for name in (f"{s.name}_init" for s in n.states):
         test = f"{name} is not None and not isinstance({name}, Tensor)"
@@ -252,7 +254,7 @@ def reference_module(neurons: Sequence[type[Neuron]]) -> str:
     text += "\nfrom torch import Tensor\n\nfrom .._reference import multistep" + _SURROGATE_IMPORT
     text += _all([function_name(n) for n in neurons])
     for n in neurons:
-        learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
+        learned = ", ".join(f'"{t.name}": {t.name}' for t in n.required())
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in (*n.all_parameters(), *n.conventions))
         surrogate = "surrogate" if n.has_surrogate else "None"
@@ -354,6 +356,9 @@ def _module(neuron: type[Neuron]) -> str:
     given = [p.name for p in numbers] + [f"learn_{p.name}" for p in learnable]
     sets += "        self._start(\n            {" + ", ".join(f'"{name}": {name}' for name in given) + "}\n        )\n"
 
+    inputs = "".join(f", {i.name}: Tensor" for i in neuron.inputs)
+    names_of_inputs = "".join(f", {i.name}" for i in neuron.inputs)
+    swaps = "".join(f"        {i.name} = self._input({i.name}, x_seq)\n" for i in neuron.inputs)
     states = [s.name for s in neuron.states]
     call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
@@ -381,13 +386,13 @@ class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
         self,
 {parameters}    ) -> None:
 {sets}
-    def forward(self, x_seq: Tensor) -> Tensor:
+    def forward(self, x_seq: Tensor{inputs}) -> Tensor:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             pass
         elif isinstance(x_seq, Proxy):
-            return self._call_in(x_seq)
+            return self._call_in(x_seq{names_of_inputs})
         x_seq = self._swapped(x_seq)
-        {names} = torch.ops.snnkern.{neuron.key()}_forward(
+{swaps}        {names} = torch.ops.snnkern.{neuron.key()}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return self._swapped({neuron.output})
@@ -416,7 +421,7 @@ def _module_values(neuron: type[Neuron]) -> list[str]:
     def tensor(p: Float, weight: str, transform: str, inverse: bool) -> str:
         return f'(self.{p.value_key}, self.{weight}, self._{p.name}_now, "{transform}", {inverse}, x_seq)'
 
-    values = {"x_seq": "x_seq"}
+    values = {"x_seq": "x_seq", **{i.name: i.name for i in neuron.inputs}}
     for t in neuron.learned:
         values[t.name] = f"self._learned{tensor(t.argument, t.weight, t.range.transform, True)}"
     for s in neuron.states:
@@ -442,6 +447,7 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
+        *_called_with(neuron),
         "A number may also be a tensor that broadcasts against x_seq[0], or has a value for each of `channels`. A",
         "torch.nn.Parameter is used as it is and gets its gradient; any other is copied, or is where learning starts.",
         "Each argument is an attribute, which gives the value in use (of what is learned, the present one); a value that is",
@@ -462,6 +468,19 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
         doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
     return [*doc, *_example(neuron, NEURONS, module_example), *_source(neuron)]
+
+
+def _called_with(neuron: type[Neuron]) -> list[str]:
+    """How a module with more inputs than x is called."""
+    if not neuron.inputs:
+        return []
+    names = ", ".join(["x_seq", *(i.name for i in neuron.inputs)])
+    return [
+        f"It is called with ({names}):",
+        "",
+        *(f"- {i.name}: {i.doc}; it broadcasts against x_seq, or without time against x_seq[0]" for i in neuron.inputs),
+        "",
+    ]
 
 
 def _detach(key: str) -> str:

@@ -6,7 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..specification.base import FINITE, RESETS, SURROGATE_TENSORS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.base import (
+    FINITE,
+    RESETS,
+    SURROGATE_TENSORS,
+    Flag,
+    Float,
+    Input,
+    Learned,
+    Neuron,
+    Parameter,
+    Range,
+)
 from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -74,7 +85,7 @@ def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
 def arguments(neuron: type[Neuron]) -> list[Argument]:
     """The arguments of `<neuron>_forward`, in order."""
     out = [Argument("Input", "x_seq", "Tensor x_seq")]
-    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.learned]
+    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.required()]
     out += [Argument("State", f"{s.name}_init", f"Tensor? {s.name}_init=None") for s in neuron.states]
     out += [_argument(p) for p in neuron.all_parameters()]
     if neuron.has_surrogate:
@@ -115,16 +126,16 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     }
 
 
-def floats_of(neuron: type[Neuron], kind: str = "general") -> list[Learned | Float]:
-    """The numbers that a kind of pass takes, in the order of KernelArgs::params: learned ones first, conventions last."""
-    return [*neuron.learned, *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
+def floats_of(neuron: type[Neuron], kind: str = "general") -> list[Input | Learned | Float]:
+    """The numbers that a kind of pass takes, in the order of KernelArgs::params: tensors first, conventions last."""
+    return [*neuron.required(), *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
 
 
 def flags_of(neuron: type[Neuron], kind: str) -> list[Flag]:
     return [p for p in neuron.flags() if kind == "general" or p not in neuron.conventions]
 
 
-def symbol(p: Learned | Float) -> str:
+def symbol(p: Input | Learned | Float) -> str:
     return p.symbol if isinstance(p, Float) else p.name
 
 
@@ -180,7 +191,7 @@ def registry() -> str:
     for i, n in enumerate(NEURONS):
         schema = schemas(n)
         lines.append(
-            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
+            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.required())}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
         )
         lines.append(f"     {len(arguments(n))},")
         lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]

@@ -14,7 +14,6 @@ from ..specification.check import Values, check_neuron, check_surrogate, check_u
 from ..specification.surrogates import SURROGATES
 from .schema import HEADER, cpp_bool, flags_of, float_index, floats_of, symbol
 
-
 WIDEST_TAPE = 3  # numbers a neuron and step that a tensor pass in vectors keeps: with more, registers run out
 
 
@@ -108,7 +107,7 @@ def _params_struct(neuron: type[Neuron], kind: str) -> str:
     values += [f"{name}(Mask<R>(a.flags[{i}]))" for i, name in enumerate(switches)]
     inits = f"\n      : {', '.join(values)}" if values else ""
     loads = "".join(
-        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
+        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.required())
     )
     sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
     return f"""
@@ -116,7 +115,7 @@ template <class R>
 struct {params} {{
   static constexpr int kCount = {len(fields)};
 {members}  SNNKERN_FN explicit {params}(const KernelArgs&{" a" if inits else ""}){inits} {{}}
-  // Reads learned parameters of one element, where the device's memory can be read.
+  // Reads inputs and learned parameters of one element, where the device's memory can be read.
   SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
 {loads}  }}
   // One neuron's parameters, where they are not the same for all.
@@ -127,7 +126,7 @@ struct {params} {{
 
 
 def kinds(neuron: type[Neuron]) -> list[str]:
-    """The kinds of passes of a neuron. A step of the first has gradients in the learned parameters only; of the others, in all."""
+    """The kinds of passes of a neuron. A step of the first has gradients in what is a tensor always only; of the others, in all."""
     wanted = {"": True, "tensor": True, "smooth": neuron.has_surrogate, "general": bool(neuron.conventions)}
     return [kind for kind, has in wanted.items() if has]
 
@@ -138,7 +137,7 @@ def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
 
 def _wanted(neuron: type[Neuron], kind: str, t: Traced) -> list[Expr]:
     """The parameters that get a gradient."""
-    return t.floats if kind else t.floats[: len(neuron.learned)]
+    return t.floats if kind else t.floats[: len(neuron.required())]
 
 
 def _derivative(neuron: type[Neuron], kind: str, t: Traced) -> tuple[list[Expr], list[Expr]]:

@@ -124,6 +124,18 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Input:
+    """An input beside x that a neuron cannot do without: a tensor with a value for each step, and a gradient for each.
+
+    It broadcasts against x_seq; one without time, against x_seq[0], is the same in every step.
+    """
+
+    name: str
+    doc: str
+    range: Range = FINITE
+
+
+@dataclass(frozen=True)
 class State:
     """A variable that a neuron carries from step to step, and where it starts when the user gives no tensor."""
 
@@ -224,6 +236,8 @@ class Neuron:
     )
     """Spike and reset, as the docs print them."""
     states: ClassVar[tuple[State, ...]] = (POTENTIAL,)
+    inputs: ClassVar[tuple[Input, ...]] = ()
+    """Those beside x. The module takes them with each call, as the function does."""
     learned: ClassVar[tuple[Learned, ...]] = ()
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     firing: ClassVar[tuple[Parameter, ...]] = FIRING
@@ -244,6 +258,11 @@ class Neuron:
     def all_parameters(cls) -> tuple[Parameter, ...]:
         """The neuron's own parameters, then those of firing and reset, in the order of the operator's schema."""
         return (*cls.parameters, *cls.firing)
+
+    @classmethod
+    def required(cls) -> tuple[Input | Learned, ...]:
+        """What is a tensor always, in the order of the operator's schema."""
+        return (*cls.inputs, *cls.learned)
 
     @classmethod
     def numbers(cls) -> tuple[Float, ...]:

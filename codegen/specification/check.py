@@ -26,6 +26,7 @@ from .base import (
     V_THRESHOLD,
     Flag,
     Float,
+    Input,
     Learned,
     Neuron,
     State,
@@ -85,6 +86,7 @@ def check_neuron(neuron: type[Neuron], for_readers: bool = True) -> None:
     _check_texts(neuron, ("name", "module", *("source",) * for_readers), ("equations", "firing_equations"))
     for name, kinds in (
         ("states", State),
+        ("inputs", Input),
         ("learned", Learned),
         ("parameters", (Float, Flag)),
         ("firing", (Float, Flag)),
@@ -94,7 +96,7 @@ def check_neuron(neuron: type[Neuron], for_readers: bool = True) -> None:
     if not neuron.states:
         _refuse(neuron, "states must have one state at least, got none")
     _check_room(neuron, "states", len(neuron.states), "kMaxStates")
-    _check_room(neuron, "numbers", len(neuron.learned) + len(neuron.numbers()), "kMaxParams")
+    _check_room(neuron, "numbers", len(neuron.required()) + len(neuron.numbers()), "kMaxParams")
     _check_room(neuron, "flags", len(neuron.flags()), "kMaxFlags")
     _check_firing(neuron)
     for p in (*neuron.numbers(), *(t.argument for t in neuron.learned)):
@@ -216,7 +218,7 @@ def _check_firing(neuron: type[Neuron]) -> None:
 
 
 def _check_starts(neuron: type[Neuron]) -> None:
-    plain = {p.name: p for p in (*neuron.learned, *neuron.all_parameters()) if isinstance(p, (Float, Learned))}
+    plain = {p.name: p for p in (*neuron.required(), *neuron.all_parameters()) if not isinstance(p, Flag)}
     for state in neuron.states:
         p = plain.get(state.start)
         if state.start != "0" and p is None:
@@ -247,7 +249,7 @@ def _check_unique(what: type, names: Sequence[str]) -> None:
 def _check_names(neuron: type[Neuron]) -> None:
     """States and parameters become names in C++ and Python, so each must be new in every scope that has it."""
     states, flags = [s.name for s in neuron.states], [p.name for p in neuron.flags()]
-    numbers, learned = neuron.numbers(), [t.name for t in neuron.learned]
+    numbers, learned = neuron.numbers(), [t.name for t in neuron.required()]
     names, symbols = [p.name for p in numbers], [p.symbol for p in numbers]
     weights = [t.weight for t in neuron.learned]
     _check_identifiers(neuron, [neuron.name, neuron.module, neuron.output, *weights], _PYTHON)
@@ -346,7 +348,7 @@ def check_use(neuron: type[Neuron], steps: Mapping[tuple[str, str], Sequence[Exp
             _refuse(neuron, f"a step may ask for a spike at {MAX_QUESTIONS} places, got {len(spikes)}")
     symbols = {
         p.name: p.symbol if isinstance(p, Float) else p.name
-        for p in (*neuron.learned, *neuron.all_parameters(), *neuron.conventions)
+        for p in (*neuron.required(), *neuron.all_parameters(), *neuron.conventions)
     }
     starts = [s.start for s in neuron.states]
     _check_used(neuron, [name for name, symbol in symbols.items() if f"p.{symbol}" not in used and name not in starts])

@@ -148,10 +148,23 @@ struct Parameters {
         value_.fill(k, R(a.params[k]));
         if (!t.data) continue;
 #pragma unroll
-        for (int v = 0; v < V; ++v) value_.row[k].lane[v] = static_cast<const R*>(t.data)[element(t, a.N, first + v)];
+        for (int v = 0; v < V; ++v) {
+          const R* at = static_cast<const R*>(t.data) + element(t, a.N, first + v);
+          value_.row[k].lane[v] = *at;
+          if (kInTime<Neuron> >> k & 1) first_[k][v] = at;
+        }
       }
     } else {
       common_.load(a);
+    }
+  }
+  // Those that change with time, in step t.
+  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t) {
+#pragma unroll
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(kInTime<Neuron> >> k & 1)) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) value_.row[k].lane[v] = first_[k][v][t * a.tensor[k].step];
     }
   }
   __device__ __forceinline__ Params of(int lane) const {
@@ -175,6 +188,7 @@ struct Parameters {
 
   Params common_;
   Lanes<R, Neuron::kTensors ? Params::kCount : 0, V> value_;
+  const R* first_[kInTime<Neuron> ? Params::kCount : 1][V];  // where those that change with time are in the first step
 };
 
 // The states that enter step t, a multiple of the checkpoint period.
@@ -219,7 +233,7 @@ __device__ __forceinline__ void forward_loop(const KernelArgs& a,
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -250,6 +264,7 @@ __device__ __forceinline__ void forward_loop(const KernelArgs& a,
         for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
       }
       const auto step = [&](int j) {
+        parameters.enter(a, t + j);
         const Numbers<R, V> input = unpack<T, V>(x[group + j]);
         Numbers<R, V> fired;
 #pragma unroll
@@ -297,6 +312,18 @@ constexpr int blocks_wanted() {
   return Neuron::kTape <= 2 && V * Neuron::kStates <= 4 && Neuron::kGradients <= 4 ? 3 : 1;
 }
 
+// A parameter that changes with time has a gradient in each step.
+template <class Neuron, class R, int V>
+__device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64_t origin,
+                                           Lanes<R, Neuron::kGradients, V>& grad_param) {
+#pragma unroll
+  for (int k = 0; k < Neuron::kGradients; ++k) {
+    if (!(kInTime<Neuron> >> k & 1)) continue;
+    if (a.grad_param[k]) Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    grad_param.fill(k, R(0));
+  }
+}
+
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
@@ -309,7 +336,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
   const int64_t first = first_neuron<V>();
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
 #pragma unroll
@@ -333,6 +360,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
       x_row.down();
       grad_row.down();
     }
+    parameters.enter(a, 0);  // where a state may start
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -340,6 +368,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
+        if (j < steps) parameters.enter(a, start + j);
         const Numbers<R, V> input = unpack<T, V>(x[j]);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -371,6 +400,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
 #pragma unroll
       for (int j = group + kGroup - 1; j >= group; --j) {
         const bool real = j < steps;  // a step after the last one leaves all as it was
+        if (real) parameters.enter(a, start + j);
         const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
         Numbers<R, V> gx;
 #pragma unroll
@@ -393,6 +423,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
         }
         if (real) grad_x.store(pack<T, V>(gx));
         grad_x.up();
+        if (real && start + j > 0) leave_step<Neuron, R, V>(a, start + j, origin, grad_param);
       }
     }
   }
@@ -403,9 +434,10 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
 #pragma unroll
       for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
+  leave_step<Neuron, R, V>(a, 0, origin, grad_param);
 #pragma unroll
   for (int k = 0; k < L; ++k)
-    if (a.grad_param[k]) grad_param.store(k, a.grad_param[k], 0, a, first);
+    if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
 // ---- the library's own kernels, and their launch; what is compiled at run time has its kernel from

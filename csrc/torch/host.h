@@ -32,7 +32,7 @@ void backward(const NeuronSpec& neuron, Stack& stack);
 // A surrogate that operators find from now on under its name, and under `key`, which no other will have.
 void add_surrogate(const SurrogateSpec& surrogate, const char* key);
 
-// How kernels are compiled for CUDA at run time.
-void set_cuda_compiler(MakeCuda make);
+// How kernels are compiled at run time.
+void set_compiler(MakeKernel make);
 
 }  // namespace snnkern
