@@ -376,7 +376,7 @@ def test_meta_tensors_need_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert (out.shape, out.dtype, v.shape, v.dtype) == (x.shape, x.dtype, (3,), torch.float32)
     assert grad.is_meta and grad.shape == x.shape
-    with pytest.raises((RuntimeError, ValueError), match="never_run.*: k must be a finite number >= 0, got -1"):
+    with pytest.raises((RuntimeError, ValueError), match=r"never_run.*: k must be a finite number >= 0, got -1"):
         functional.never_run(x, k=-1.0)
     assert not libraries(tmp_path)
 

@@ -6,7 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..specification.base import FINITE, RESETS, SURROGATE_TENSORS, Flag, Float, Input, Learned, Neuron, Parameter, Range
+from ..specification.base import (
+    FINITE,
+    RESETS,
+    SURROGATE_TENSORS,
+    Flag,
+    Float,
+    Input,
+    Learned,
+    Neuron,
+    Parameter,
+    Range,
+)
 from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES

@@ -102,7 +102,7 @@ class Parameters {
 
   // Those that change with time.
   SNNKERN_FN void enter(const KernelArgs& a, const Block& block, int64_t time) {
-    if constexpr (kInTime<Neuron> != 0) load_rows<kInTime<Neuron> >(a, block, time);
+    if constexpr (kInTime<Neuron> != 0) load_rows<kInTime<Neuron>>(a, block, time);
   }
 
   SNNKERN_FN Params operator[](int64_t i) const {
