@@ -90,7 +90,7 @@ def test_every_dtype_and_layout(neuron: str, dtype: str, device: str) -> None:
             check_same(neuron, tensors, store_v_seq=layout == "channels_last", **others)
 
 
-@pytest.mark.parametrize("p", list(numbers("lif")), ids=lambda p: p.name)
+@pytest.mark.parametrize("p", numbers("lif"), ids=lambda p: p.name)
 def test_one_parameter_beside_numbers_and_tensors_without_time(p: Float, device: str) -> None:
     tensors = inputs("lif", (20, 6, 5), torch.float32, device)
     tensors[p.name] = value(p, (20, 6, 5), torch.float32, device, 1)
