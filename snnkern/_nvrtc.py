@@ -7,6 +7,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,13 @@ def compile_cuda(name: str, text: str, architecture: str) -> bytes:
     Raises:
         RuntimeError: NVRTC was not found, or does not compile it; the message has its words and the text.
     """
-    library = _library(torch.version.cuda)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    place = _find(torch.version.cuda)
 
     def make(path: Path) -> None:
-        path.write_bytes(_compile(library, name, text, architecture))
+        path.write_bytes(_compile(_library(place), name, text, architecture))
 
-    parts = [text, architecture, *_OPTIONS, *_headers(), *_headers().values(), f"{major.value}.{minor.value}"]
+    # Loading the library only to ask for its version would take longer than to load the kernel.
+    parts = [text, architecture, *_OPTIONS, *_headers(), *_headers().values(), place.name, str(place.stat().st_size)]
     return jit._cached(".cubin", parts, make).read_bytes()
 
 
@@ -78,39 +78,44 @@ def _headers() -> dict[str, str]:
 
 
 @functools.cache
-def _library(cuda: str | None) -> Any:
+def _find(cuda: str | None) -> Path:
     """libnvrtc of torch's CUDA: it comes with a CUDA build of torch, with the toolkit, and as a package of its own."""
     major = (cuda or "13").partition(".")[0]
-    failed = ""
     for folder in _folders():
-        # NVRTC itself looks for this one where the system does.
-        for builtins in sorted(Path(folder).glob(f"libnvrtc-builtins.so.{major}*")) if folder else ():
-            with contextlib.suppress(OSError):
-                ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
-        try:
-            library = ctypes.CDLL(str(Path(folder) / f"libnvrtc.so.{major}"))
-        except OSError as error:
-            failed = failed or str(error)
-            continue
-        library.nvrtcGetErrorString.restype = ctypes.c_char_p
-        return library
+        place = Path(folder) / f"libnvrtc.so.{major}"
+        if place.exists():
+            return place.resolve()
     package = "nvidia-cuda-nvrtc" if int(major) >= 13 else f"nvidia-cuda-nvrtc-cu{major}"
     raise RuntimeError(
         f"a kernel on CUDA tensors that is compiled at run time needs NVRTC {major}, which comes with a CUDA build of torch, "
-        f"and was not found: pip install '{package}=={major}.*', or install the CUDA toolkit and set CUDA_HOME to it ({failed})"
+        f"and was not found: pip install '{package}=={major}.*', or install the CUDA toolkit and set CUDA_HOME to it"
     )
 
 
 def _folders() -> Iterator[str]:
-    """Where it may be: in the packages that torch brings, where the system looks, in a toolkit."""
+    """Where it may be: in the packages that torch brings, in a toolkit, where the system looks."""
     found = importlib.util.find_spec("nvidia")
     for root in (found.submodule_search_locations if found else None) or ():
         for library in sorted(Path(root).glob("*/lib")):
             yield str(library)
-    yield ""
+    yield str(Path(torch.__file__).parent / "lib")
+    yield str(Path(sys.prefix) / "lib")  # conda's
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
         if home:
             yield str(Path(home) / "lib64")
+    yield from os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    yield from ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+
+
+@functools.cache
+def _library(place: Path) -> Any:
+    # NVRTC itself looks for this one where the system does.
+    for builtins in sorted(place.parent.glob(f"libnvrtc-builtins.so.{place.name.split('.so.')[-1].split('.')[0]}*")):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(place))
+    library.nvrtcGetErrorString.restype = ctypes.c_char_p
+    return library
 
 
 def _compile(library: Any, name: str, text: str, architecture: str) -> bytes:

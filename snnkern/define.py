@@ -1,4 +1,4 @@
-"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, and usable at once, on the CPU.
+"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, and usable at once, on CPU and CUDA.
 
     from snnkern.codegen.specification.neurons import Float, Neuron, Range
 
@@ -14,8 +14,7 @@
 
     layer = snnkern.nn.Cubic(k=0.1, learn_k=True)
 
-A definition compiles nothing. Each kernel is compiled when it is first needed, by the C++ compiler of the machine, and kept
-on disk as snnkern.jit keeps its own.
+A definition compiles nothing. Each kernel is compiled when it is first needed, see _runtime.py.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def define_neuron(neuron: N) -> N:
         snnkern.reference.<name>           the reference in plain PyTorch; also <class>.reference
 
     with all that built-in neurons have. A kernel is compiled when it is first needed, which takes part of a second, and is
-    then kept in snnkern.jit.cache_folder(). This needs a C++17 compiler. On CUDA tensors there are no such kernels yet:
-    the operator says so, and the reference works.
+    then kept in snnkern.jit.cache_folder(). On the CPU this needs a C++17 compiler, on CUDA NVRTC, which comes with torch.
 
     A class with the name of an earlier one replaces it, unless nothing has changed; modules and graphs made before keep the
     equations they were made with. To load a pickled module, define its neuron first.
@@ -112,8 +110,6 @@ def define_neuron(neuron: N) -> N:
 
 def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     """Makes a surrogate of a class as in snnkern/codegen/specification/surrogates.py, for built-in neurons and your own.
-
-    On CUDA tensors there are no kernels with it yet: the operator says so, and the reference works.
 
     Args:
         given: a class with a static `gradient(x, p)`, and optionally `parameters`, a tuple of Float; a static `primitive(x, p)`,

@@ -447,17 +447,17 @@ def test_the_text_for_nvrtc(name: str, timed: int) -> None:
 
 def no_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nvrtc, "_folders", lambda: iter(()))
-    monkeypatch.setattr(_nvrtc, "_library", _nvrtc._library.__wrapped__)
+    monkeypatch.setattr(_nvrtc, "_find", _nvrtc._find.__wrapped__)
 
 
 def test_nvrtc_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     no_nvrtc(monkeypatch)
     with pytest.raises(RuntimeError, match=r"needs NVRTC 13, .* was not found: pip install 'nvidia-cuda-nvrtc==13"):
-        _nvrtc._library("13.0")
+        _nvrtc._find("13.0")
     with pytest.raises(
         RuntimeError, match=r"needs NVRTC 12, .* was not found: pip install 'nvidia-cuda-nvrtc-cu12==12"
     ):
-        _nvrtc._library("12.6")
+        _nvrtc._find("12.6")
 
 
 @pytest.mark.gpu
