@@ -24,6 +24,7 @@ from support import (
     DTYPES,
     NEURON_NAMES,
     check_same,
+    fresh_process,
     function,
     inputs,
     neuron_class,
@@ -125,6 +126,19 @@ def test_constant_in_time_is_as_without_time(device: str) -> None:
         functional.lif(x[:steps], tau=plain)[0].sum().backward()
         assert one.grad is not None and plain.grad is not None
         assert one.grad.shape == one.shape and torch.equal(one.grad.reshape(-1), plain.grad)
+
+
+def test_in_a_process_that_has_defined_no_neuron(device: str) -> None:
+    """What compiles is there with `import snnkern`, and what it needs is imported when it is asked for."""
+    fresh_process(
+        """
+import sys, torch, snnkern
+assert not {"snnkern.define", "snnkern.jit", "snnkern._nvrtc"} & set(sys.modules)
+spikes, v = snnkern.functional.lif(torch.ones(4, 2, device=sys.argv[1]), tau=torch.full((4, 1), 2.0, device=sys.argv[1]))
+assert v.tolist() == [0.9375, 0.9375] and "snnkern.define" not in sys.modules
+""",
+        device,
+    )
 
 
 def test_no_neuron_at_all(device: str) -> None:
