@@ -371,6 +371,13 @@ def test_a_changed_surrogate_replaces_the_old_one() -> None:
     assert bell() is first
 
 
+def test_the_example(device: str) -> None:
+    """It runs from anywhere, and compares with the reference itself."""
+    example = Path(__file__).resolve().parent.parent / "examples" / "own_neuron.py"
+    printed = fresh_process(example.read_text(encoding="utf-8"), "--device", device)
+    assert f"{device}: first use" in printed and "accuracy 1.00" in printed.splitlines()[-1]
+
+
 # ---- compiling ---------------------------------------------------------------------------------------------------------
 
 RUN = """
