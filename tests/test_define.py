@@ -6,6 +6,7 @@ import copy
 import ctypes
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import threading
@@ -270,6 +271,41 @@ def test_a_built_in_name_is_taken() -> None:
         snnkern.define_surrogate(3)  # type: ignore[arg-type]
 
 
+def test_what_is_refused_names_the_line() -> None:
+    class Bad(Neuron):
+        parameters = (
+            Float("good", 0.5, "all right"),
+            Float("k", -0.25, "strength of the leak", Range(0)),
+        )
+
+        @staticmethod
+        def charge(x: Any, v: Any, p: Any) -> Any:
+            return v * p.good - p.k + x
+
+    class Idle:
+        parameters = (Float("alpha", 1.0, "steepness"),)
+
+        @staticmethod
+        def gradient(x: Any, p: Any) -> Any:
+            return x * x
+
+    class Branching(Neuron):
+        @staticmethod
+        def charge(x: Any, v: Any, p: Any) -> Any:
+            return x if v > 0 else v
+
+    for define, wrong, message, line in (
+        (snnkern.define_neuron, Bad, "the default of k must be a finite number >= 0, got -0.25", 'Float("k", -0.25'),
+        (snnkern.define_surrogate, Idle, "its equations do not use alpha", 'parameters = (Float("alpha"'),
+        (snnkern.define_neuron, Branching, "an equation cannot branch in Python", "return x if v > 0 else v"),
+    ):
+        with pytest.raises(ValueError, match=rf"{wrong.__name__}: {re.escape(message)}") as error:
+            define(wrong)
+        number = int(re.findall(rf"in line (\d+) of {re.escape(__file__)}: ", str(error.value))[0])
+        assert str(error.value).rpartition(f"{__file__}: ")[2].startswith(line)
+        assert Path(__file__).read_text(encoding="utf-8").splitlines()[number - 1].strip().startswith(line)
+
+
 def test_dtensor_has_the_rules_whenever_it_is_imported() -> None:
     fresh_process(
         """
@@ -478,7 +514,7 @@ def test_a_gpu_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_the_words_of_nvrtc() -> None:
     with pytest.raises(
-        RuntimeError, match=r"(?s)NVRTC does not compile the kernel bad:.*no_such.*The kernel is:\nint f"
+        RuntimeError, match=r"(?s)NVRTC does not compile the kernel bad:.*no_such.*The kernel is:\n   1 int f"
     ):
         _nvrtc.compile_cuda("bad", "int f() { return no_such; }", "sm_90")
 
