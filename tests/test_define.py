@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_cuda_graphs
 import torch
 from torch import Tensor
 
@@ -26,10 +25,16 @@ from snnkern.codegen.specification.neurons import Float, Neuron, Range, State
 from snnkern.codegen.specification.surrogates import Surrogate
 
 import test_amp
+import test_autograd
 import test_checkpointing
+import test_chunks
 import test_compile
+import test_cuda_graphs
+import test_determinism
+import test_distributed
 import test_export
 import test_func
+import test_layouts
 import test_operators
 import test_script
 from support import (
@@ -44,6 +49,7 @@ from support import (
     reset_options,
     results,
     run_fresh,
+    twin,
 )
 
 HOST_CUDA = Path(__file__).resolve().parent / "host_cuda"
@@ -57,18 +63,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SNNKERN_CACHE", str(tmp_path_factory.getbasetemp().parent / "defined"))  # of all workers
         yield
-
-
-def twin(name: str) -> str:
-    """A built-in neuron, defined again under another name."""
-    mine = f"twin_{name}"
-    if mine not in DEFINED:
-        base = neuron_class(name)
-        made = type(
-            f"Twin{base.module}", (base,), {"name": mine, "module": f"Twin{base.module}", "__doc__": base.__doc__}
-        )
-        DEFINED[mine] = snnkern.define_neuron(made)
-    return mine
 
 
 def same_bits(name: str, tensors: dict[str, Tensor], **options: Any) -> None:
@@ -120,10 +114,23 @@ def test_what_is_tested_of_built_in_neurons(name: str, fresh_dynamo: None, devic
     test_func.test_vmap(mine, False, device)
     test_func.test_per_sample_gradients(mine, True, device)
     test_func.test_per_sample_gradients_of_a_network(mine, device)
+    for reset in neuron_class(mine).resets():
+        test_chunks.test_chunks_give_the_bits_of_the_whole(f"{mine}:{reset}", "f32", device)
+        test_chunks.test_gradients_pass_through_the_carried_state(f"{mine}:{reset}", device)
+    test_layouts.test_modules_with_the_batch_first(mine, device)
+    test_determinism.test_run_to_run_equal_bits(mine, "f32", device)
+    test_autograd.test_only_the_wanted_gradients(mine, device)
+    test_autograd.test_several_threads(mine, device)
     test_checkpointing.test_checkpoint(mine, False, device)
     test_checkpointing.test_saved_tensors_hooks(mine, device)
     test_amp.test_autocast_keeps_the_dtype_of_x(mine, torch.bfloat16, device)
     test_amp.test_network_under_autocast(mine, torch.bfloat16, device)
+
+
+@pytest.mark.parametrize("promise", ["ddp", "fsdp", "dtensor", "dtensor_time"])
+def test_several_processes(promise: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNNKERN_TEST_TWINS", "1")
+    test_distributed.run(promise, device, tmp_path)
 
 
 @pytest.mark.gpu
