@@ -468,7 +468,8 @@ Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
   }
   // Without the lock: Python takes its own.
   const MakeKernel make = compiler;
-  SNNKERN_CHECK(call, make, "kernels are compiled at run time by snnkern's Python package, which was not imported");
+  SNNKERN_CHECK(call, make, "this snnkern was built without this kernel for ", call.x.device(),
+                ", and what compiles it at run time is snnkern's Python package, which was not imported");
   const void* place = nullptr;
   const char* error = make(&wanted, &place);
   SNNKERN_CHECK(call, !error, error);
@@ -538,13 +539,18 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
     });
     return;
   }
-  const auto stream = [&] { return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle(); };
-  if (is_made || (surrogate && surrogate->make)) {
+  void* const stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+#ifdef SNNKERN_WITH_CUDA
+  const bool is_built = !is_made && !(surrogate && surrogate->make);
+#else
+  const bool is_built = false;
+#endif
+  if (!is_built) {
     if (args.N == 0) return;
     // float64 is for checking: the passes for tensors do for it.
     Wanted kernel = wanted(is_lean && call.dtype != kF64 ? lean : whole);
     kernel.surrogate = surrogate ? surrogate->index : -1;
-    launch_made_on_cuda(call, args, kernel, stream());
+    launch_made_on_cuda(call, args, kernel, stream);
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
@@ -555,12 +561,8 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
-  const char* error = kernel(args, stream());
+  const char* error = kernel(args, stream);
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
-#else
-  SNNKERN_CHECK(
-      call, false, "x_seq is on ", device,
-      ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
 #endif
 }
 
