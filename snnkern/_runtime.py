@@ -42,8 +42,8 @@ def reporting(make: Callable[..., None]) -> Callable[..., int | None]:
             with LOCK:
                 make(*which)
             return None
-        except Exception as error:
-            text = ctypes.create_string_buffer(str(error).encode())
+        except BaseException as error:  # an interrupted compiler too must not look like one that had nothing to do
+            text = ctypes.create_string_buffer((str(error) or type(error).__name__).encode())
             ALIVE.append(text)
             return ctypes.addressof(text)
 

@@ -467,6 +467,18 @@ def test_meta_tensors_need_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not libraries(tmp_path)
 
 
+def test_an_interrupted_compiler_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    snnkern.define_neuron(cubic(name="interrupted", module="Interrupted"))
+    with monkeypatch.context() as patch:
+        patch.setattr(jit, "compile_cpu", interrupt)
+        with pytest.raises(RuntimeError, match="interrupted_forward: KeyboardInterrupt"):
+            functional.interrupted(torch.zeros(2, 3))
+    assert not functional.interrupted(torch.zeros(2, 3))[0].any()
+
+
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNNKERN_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
