@@ -28,6 +28,7 @@ class Wanted(ctypes.Structure):
         ("reset", ctypes.c_int),
         ("dtype", ctypes.c_int),
         ("in_time", ctypes.c_uint32),
+        ("like_x", ctypes.c_uint32),
         ("V", ctypes.c_int),
         ("steps", ctypes.c_int),
         ("architecture", ctypes.c_int),
@@ -68,12 +69,12 @@ def _make_kernel(pointer: Any, made: Any) -> None:
     wanted: Wanted = pointer.contents
     neuron = _specification.NEURONS[wanted.forward_schema.decode().partition("_forward(")[0]]
     kernel = (list(kernels.PASSES)[wanted.pass_], RESETS[wanted.reset], list(DTYPES)[wanted.dtype])
-    name = ":".join((neuron.name, *kernel))
+    name, changing = ":".join((neuron.name, *kernel)), (wanted.in_time, wanted.like_x)
     if wanted.architecture == 0:
-        made[0] = compiled(name, kernels.runtime_cpu_kernel(neuron, kernel, wanted.in_time))
+        made[0] = compiled(name, kernels.runtime_cpu_kernel(neuron, kernel, *changing))
         return
     surrogate = list(_specification.SURROGATES.values())[wanted.surrogate] if wanted.surrogate >= 0 else None
-    text = kernels.runtime_cuda_kernel(neuron, surrogate, kernel, wanted.in_time, wanted.V, wanted.steps)
+    text = kernels.runtime_cuda_kernel(neuron, surrogate, kernel, wanted.V, wanted.steps, *changing)
     if text is None:
         return
     from . import _nvrtc

@@ -499,7 +499,9 @@ def test_the_text_for_nvrtc(name: str, timed: int) -> None:
         pytest.skip("g++ was not found")
     atan = SURROGATE_CLASSES["atan"].equations
     kind = "tensor_" if timed else ""
-    kernel = kernels.runtime_cuda_kernel(neuron_class(name), atan, (f"{kind}backward", "soft", "bf16"), timed, 1, 16)
+    kernel = kernels.runtime_cuda_kernel(
+        neuron_class(name), atan, (f"{kind}backward", "soft", "bf16"), 1, 16, timed, timed & 1
+    )
     assert kernel is not None
     command = [compiler, "-std=c++17", "-fsyntax-only", "-D__CUDACC__", "-D__CUDACC_RTC__"]
     command += ["-D__grid_constant__=", f"-I{HOST_CUDA}", f"-I{jit._HEADERS}", "-x", "c++", "-"]

@@ -23,6 +23,7 @@ from support import (
     DEFINED,
     DTYPES,
     NEURON_NAMES,
+    TOLERANCE,
     check_same,
     fresh_process,
     function,
@@ -86,9 +87,17 @@ def test_every_dtype_and_layout(neuron: str, dtype: str, device: str) -> None:
             elif layout == "batch_first":
                 x = x.transpose(0, 1).contiguous().transpose(0, 1)
             tensors["x_seq"] = x
-            tensors |= given(neuron, reset, 19, state_dtype(DTYPES[dtype]), device, [STEP], conventions=False)
-            others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
-            check_same(neuron, tensors, store_v_seq=layout == "channels_last", **others)
+            # Of the dtype and shape of x they are read as x is: all of them, or some beside others.
+            for of, shapes in ((state_dtype(x.dtype), [STEP]), (x.dtype, [STEP]), (x.dtype, [STEP, (1, 3, 1, 1)])):
+                tensors |= given(neuron, reset, 19, of, device, shapes, conventions=False)
+                others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
+                check_same(
+                    neuron,
+                    tensors,
+                    parameter_tolerance=TOLERANCE[of] if of.itemsize == 2 else None,
+                    store_v_seq=layout == "channels_last",
+                    **others,
+                )
 
 
 @pytest.mark.parametrize("p", numbers("lif"), ids=lambda p: p.name)
@@ -242,6 +251,8 @@ def test_enough_neurons_for_vectors(dtype: str) -> None:
         tensors["tau"] = 2 + noise((steps, count), state, 1, "cuda").abs()
         tensors["v_threshold"] = 1 + noise((steps * count + 1,), state, 2, "cuda").abs()[1:].view(steps, count)
         check_same("lif", tensors)
+        threshold = tensors["v_threshold"].to(DTYPES[dtype])  # read in vectors, as x is
+        check_same("lif", {**tensors, "v_threshold": threshold}, parameter_tolerance=TOLERANCE[DTYPES[dtype]])
 
 
 @pytest.mark.gpu

@@ -146,7 +146,7 @@ struct Parameters {
       for (int k = 0; k < Params::kCount; ++k) {
         const ParamTensor& t = a.tensor[k];
         value_.fill(k, R(a.params[k]));
-        if (!t.data) continue;
+        if (!t.data || kLikeX<Neuron> >> k & 1) continue;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           const R* at = static_cast<const R*>(t.data) + element(t, a.N, first + v);
@@ -158,11 +158,16 @@ struct Parameters {
       common_.load(a);
     }
   }
-  // Those that change with time, in step t.
-  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t) {
+  // Those that change with time, in step t of a sequence of T.
+  template <class T>
+  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t, int64_t origin) {
 #pragma unroll
     for (int k = 0; k < Params::kCount; ++k) {
       if (!(kInTime<Neuron> >> k & 1)) continue;
+      if (kLikeX<Neuron> >> k & 1) {
+        value_.row[k] = unpack<T, V>(Column<T, V>(a.tensor[k].data, t, a.inner, origin).load());
+        continue;
+      }
 #pragma unroll
       for (int v = 0; v < V; ++v) value_.row[k].lane[v] = first_[k][v][t * a.tensor[k].step];
     }
@@ -234,6 +239,7 @@ __device__ __forceinline__ void forward_loop(const KernelArgs& a,
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
   Parameters<Neuron, R, V> parameters(common, a, first);
+  parameters.template enter<T>(a, 0, origin);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -264,7 +270,7 @@ __device__ __forceinline__ void forward_loop(const KernelArgs& a,
         for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
       }
       const auto step = [&](int j) {
-        parameters.enter(a, t + j);
+        parameters.template enter<T>(a, t + j, origin);
         const Numbers<R, V> input = unpack<T, V>(x[group + j]);
         Numbers<R, V> fired;
 #pragma unroll
@@ -313,13 +319,18 @@ constexpr int blocks_wanted() {
 }
 
 // A parameter that changes with time has a gradient in each step.
-template <class Neuron, class R, int V>
+template <class Neuron, class T, int V>
 __device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64_t origin,
-                                           Lanes<R, Neuron::kGradients, V>& grad_param) {
+                                           Lanes<real_t<T>, Neuron::kGradients, V>& grad_param) {
+  using R = real_t<T>;
 #pragma unroll
   for (int k = 0; k < Neuron::kGradients; ++k) {
     if (!(kInTime<Neuron> >> k & 1)) continue;
-    if (a.grad_param[k]) Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    if (a.grad_param[k] && kLikeX<Neuron> >> k & 1) {
+      Column<T, V>(a.grad_param[k], t, a.inner, origin).store(pack<T, V>(grad_param.row[k]));
+    } else if (a.grad_param[k]) {
+      Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    }
     grad_param.fill(k, R(0));
   }
 }
@@ -360,7 +371,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
       x_row.down();
       grad_row.down();
     }
-    parameters.enter(a, 0);  // where a state may start
+    parameters.template enter<T>(a, 0, origin);  // where a state may start
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -368,7 +379,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
-        if (j < steps) parameters.enter(a, start + j);
+        if (j < steps) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> input = unpack<T, V>(x[j]);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -400,7 +411,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
 #pragma unroll
       for (int j = group + kGroup - 1; j >= group; --j) {
         const bool real = j < steps;  // a step after the last one leaves all as it was
-        if (real) parameters.enter(a, start + j);
+        if (real) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
         Numbers<R, V> gx;
 #pragma unroll
@@ -423,7 +434,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
         }
         if (real) grad_x.store(pack<T, V>(gx));
         grad_x.up();
-        if (real && start + j > 0) leave_step<Neuron, R, V>(a, start + j, origin, grad_param);
+        if (real && start + j > 0) leave_step<Neuron, T, V>(a, start + j, origin, grad_param);
       }
     }
   }
@@ -434,7 +445,7 @@ __device__ __forceinline__ void backward_loop(const KernelArgs& a,
 #pragma unroll
       for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
-  leave_step<Neuron, R, V>(a, 0, origin, grad_param);
+  leave_step<Neuron, T, V>(a, 0, origin, grad_param);
 #pragma unroll
   for (int k = 0; k < L; ++k)
     if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) grad_param.store(k, a.grad_param[k], 0, a, first);

@@ -39,6 +39,7 @@ struct Parameter {
   Tensor tensor;
   bool learned;  // one that is always a tensor
   bool in_time;  // it has a value for each step
+  bool like_x;   // it also has one for each neuron, and the type of x
 };
 
 // An operator's arguments, checked; tensors as the caller gave them.
@@ -188,7 +189,7 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
 // then has a value for each step. Messages name it as the functions and modules do, and then the operator's argument:
 // "tau must be ..., got 0.5 (decay_tensor)".
 void read_parameter(Call& call, const Argument& argument, int index, const c10::IValue& value) {
-  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false});
+  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false, false});
   if (value.isNone()) return;
   const Tensor t = call.parameters.back().tensor = value.toTensor();
   const bool is_own = argument.kind == Kind::kLearned;
@@ -203,7 +204,11 @@ void read_parameter(Call& call, const Argument& argument, int index, const c10::
   }
   SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
                 want, "; got shape ", got, given);
-  call.parameters.back().in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
+  const bool in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
+  bool like_x = in_time && t.scalar_type() == call.x.scalar_type();
+  for (size_t d = 0; like_x && d < got.size(); ++d) like_x = TORCH_GUARD_OR_FALSE(got[d].sym_eq(want[d]));
+  call.parameters.back().in_time = in_time;
+  call.parameters.back().like_x = like_x;
   const Range& range = argument.range;
   if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
@@ -456,11 +461,11 @@ std::atomic<MakeKernel> compiler = nullptr;
 // none of this shape.
 template <class Kernel, class Load>
 Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
-  using Key = std::tuple<const char*, int, int, int, int, uint32_t, int, int, int>;
+  using Key = std::tuple<const char*, int, int, int, int, uint32_t, uint32_t, int, int, int>;
   static std::mutex mutex;
   static auto* all = new std::map<Key, Kernel>;
   const Key key(wanted.forward_schema, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time,
-                wanted.V, wanted.steps, wanted.architecture);
+                wanted.like_x, wanted.V, wanted.steps, wanted.architecture);
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = all->find(key);
@@ -507,10 +512,11 @@ void launch_made_on_cuda(const Call& call, const KernelArgs& args, Wanted wanted
 
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
-  uint32_t in_time = 0;
+  uint32_t in_time = 0, like_x = 0;
   for (const Parameter& p : call.parameters) {
     tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
     in_time |= uint32_t(p.in_time) << p.index;
+    like_x |= uint32_t(p.like_x) << p.index;
   }
   const Pass lean = is_backward ? kBackward : kForward;
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
@@ -522,7 +528,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const bool is_made = !call.neuron.is_built_in() || in_time;
   const c10::Device device = call.x.device();
   const auto wanted = [&](Pass pass) {
-    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, 0, 0, 0};
+    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
   };
   if (device.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
@@ -569,6 +575,13 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
 // A parameter in the state dtype, in the storage order of x, as far as it differs between neurons and steps: see
 // ParamTensor. Only one that varies along some dimensions, not along one between them, is copied out.
 ParamTensor param_tensor(Parameter& p, const Tensor& x) {
+  if (p.like_x) {
+    p.tensor = laid_out(p.tensor, x, kSequence, x.scalar_type());
+    // Kernels read it in vectors.
+    if (reinterpret_cast<uintptr_t>(p.tensor.const_data_ptr()) % 16 != 0)
+      p.tensor = empty(x, kSequence, x.scalar_type()).copy_(p.tensor);
+    return {p.tensor.const_data_ptr(), 1, 1, 0};
+  }
   if (p.tensor.numel() == 1) {
     p.tensor = p.tensor.to(state_type(x));
     return {p.tensor.const_data_ptr(), 1, 1, 0};
@@ -664,13 +677,14 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
   Tensor grad_x = empty(x, kSequence, x.scalar_type());
   // What the user did not give has no gradient: an empty tensor stands for it.
-  const auto gradient = [&](const Tensor& t, Extent extent) {
+  const auto gradient = [&](const Tensor& t, Extent extent, at::ScalarType type) {
     return t.defined() ? empty(x, extent, type) : at::empty({0}, x.options().dtype(type));
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep));
+  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
   c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
-  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep));
+  for (const Parameter& p : call.parameters)
+    shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
   if (!x.is_meta()) {
     prepare(call, x);

@@ -61,7 +61,7 @@ struct Wanted {
   const char* forward_schema;  // the neuron's
   int surrogate;               // an index, or -1 for none; on the CPU, kernels call it
   int pass, reset, dtype;
-  uint32_t in_time;            // bit k: parameter k changes from step to step
+  uint32_t in_time, like_x;    // bit k: parameter k changes from step to step, and has the type and layout of x
   int V, steps, architecture;  // on CUDA the shape, and 90 for sm_90; 0 for the CPU
 };
 // Leaves in `made` where the kernel is, on CUDA its machine code, which stays there; or null if the pass has no kernel
