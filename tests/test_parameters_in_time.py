@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import math
 import pickle
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +16,8 @@ import torch
 from torch import Tensor
 
 import snnkern
-from snnkern import functional, nn, reference, surrogate
+from snnkern import functional, jit, nn, reference, surrogate
+from snnkern.codegen.emit import kernels, schema
 from snnkern.codegen.specification.neurons import Float, Input, Neuron, Range
 
 import test_amp
@@ -34,6 +39,7 @@ from support import (
     state_dtype,
     threads,
 )
+from test_cuda_kernels_on_host import HOST_CUDA, KernelArgs
 from test_tensor_parameters import numbers, options, value
 
 STEP = (2, 3, 4, 5)  # [N, C, H, W]
@@ -273,6 +279,101 @@ def test_a_graph_of_cuda() -> None:
     graph.replay()
     for a, b in zip(captured, run(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def on_host(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The kernel of a text for CUDA, run thread by thread on the host: run(arguments, blocks, threads)."""
+    compiler = shutil.which("g++")
+    if not compiler:
+        pytest.skip("g++ was not found: it compiles the kernels for CUDA")
+    folder = tmp_path_factory.mktemp("on_host")
+
+    def build(text: str) -> Any:
+        loop = """
+extern "C" void run(const snnkern::KernelArgs* a, unsigned blocks, unsigned threads) {
+  blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) snnkern::cuda::snnkern_made(*a);
+}
+"""
+        library = folder / f"{len(list(folder.iterdir()))}.so"
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+        flags += ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__grid_constant__=", f"-I{HOST_CUDA}", f"-I{jit._HEADERS}"]
+        command = [compiler, *flags, "-x", "c++", "-", "-o", str(library)]
+        done = subprocess.run(command, input=text + loop, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(library)).run
+
+    return build
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("like_x", [False, True])
+def test_kernels_for_cuda_on_the_host(dtype: str, width: int, like_x: bool, on_host: Callable[[str], Any]) -> None:
+    """The bits of the CPU: parameters with time, and the first of them from which the potential starts."""
+    steps, count, T = 37, 10, DTYPES[dtype]
+    if dtype == "f64" and width > 1:
+        pytest.skip("float64 has no vectors")
+    R = state_dtype(T)
+    leaves = {
+        "x_seq": noise((steps, count), T, 0),
+        "decay": (0.4 + 0.1 * noise((steps, count) if like_x else (steps, 1), R, 1)).to(T if like_x else R),
+        "v_reset": (0.1 * noise((steps, count), R, 2)).to(T if like_x else R),
+    }
+    leaves = {name: t.requires_grad_() for name, t in leaves.items()}
+    x, decay, v_reset = leaves.values()
+    spikes, v = torch.ops.snnkern.lif_forward(x, decay_tensor=decay, v_reset_tensor=v_reset, surrogate="atan")
+    incoming = [noise((steps, count), T, 3), noise((count,), R, 4)]
+    expected = torch.autograd.grad([spikes, v], list(leaves.values()), incoming)
+
+    lif, atan = neuron_class("lif"), surrogate.ATan.equations
+    symbols = [schema.symbol(p) for p in schema.floats_of(lif)]
+    args = KernelArgs(T=steps, N=count, inner=count)
+    for k, p in enumerate(schema.floats_of(lif)):
+        assert isinstance(p, Float)
+        args.params[k] = 1 / p.number if p.inverse else p.number
+    args.flags[0] = -1  # decay_input
+    args.surrogate[0] = surrogate.ATan().alpha
+    in_time = 0
+    for name, t in (("decay", decay), ("v_reset", v_reset)):
+        k = symbols.index(name)
+        in_time |= 1 << k
+        size = 1 if t.shape[1] == 1 else count
+        args.tensor[k].data, args.tensor[k].inner, args.tensor[k].size, args.tensor[k].step = (
+            t.data_ptr(),
+            1,
+            size,
+            size,
+        )
+    args.x = x.data_ptr()
+
+    def run(name: str, steps: int) -> None:
+        kernel = (f"tensor_{name}", "hard", dtype)
+        used = atan if name == "backward" else None
+        text = kernels.runtime_cuda_kernel(lif, used, kernel, width, steps, in_time, in_time if like_x else 0)
+        assert text is not None
+        on_host(text)(ctypes.byref(args), 1, 64)
+
+    made, last = torch.empty_like(spikes), torch.empty_like(v)
+    checkpoints = torch.empty((steps - 1) // 16, count, dtype=R)
+    args.spike, args.state[0], args.checkpoints = made.data_ptr(), last.data_ptr(), checkpoints.data_ptr()
+    run("forward", 8)
+    assert torch.equal(made, spikes) and torch.equal(last, v)
+
+    kind = T if like_x else R
+    grads = [torch.full((steps, count), math.nan, dtype=d) for d in (T, kind, kind)]
+    args.grad_spike, args.grad_state[0], args.grad_x = (
+        incoming[0].data_ptr(),
+        incoming[1].data_ptr(),
+        grads[0].data_ptr(),
+    )
+    for name, g in (("decay", grads[1]), ("v_reset", grads[2])):
+        args.grad_param[symbols.index(name)] = g.data_ptr()
+    run("backward", 16)
+    for g, e in zip(grads, expected, strict=True):
+        assert torch.equal(g.sum(1, keepdim=True) if e.shape[1] == 1 else g, e)
 
 
 # ---- a neuron that needs more inputs than x ----------------------------------------------------------------------------
