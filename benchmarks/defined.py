@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import snnkern
 from codegen.specification.neurons import NEURONS
@@ -23,7 +24,7 @@ from snnkern.codegen.specification.neurons import NEURONS as INSTALLED
 
 from . import neurons, peers, process
 
-WORKS = ("inference", "forward", "backward")
+WORKS = ("inference", "training forward", "backward")
 
 
 def define(name: str) -> str:
@@ -33,10 +34,15 @@ def define(name: str) -> str:
     return snnkern.define_neuron(type(f"My{base.module}", (base,), mine)).name
 
 
-def built(name: str, has_surrogate: bool) -> peers.Built:
-    operator = getattr(torch.ops.snnkern, f"{name}_forward")
-    options = {"surrogate": "atan"} if has_surrogate else {}
-    return peers.Built(lambda x: operator(x, **options)[0])
+def works(name: str, given: dict[str, str], x: Tensor, incoming: Tensor) -> dict[str, neurons.Work]:
+    """The operators themselves, without autograd, with which both would use memory in other places."""
+    roles = ("{}_forward", "_{}_train", "{}_backward")
+    forward, train, backward = (getattr(torch.ops.snnkern, role.format(name)).default for role in roles)
+    *outputs, checkpoints = train(x, **given)
+    values = [given.get(a.name, a.default_value) for a in forward._schema.arguments[1:]]
+    saved = [incoming, *(None for _ in outputs[1:]), checkpoints, x, *values]
+    calls = (lambda: forward(x, **given), lambda: train(x, **given), lambda: backward(*saved))
+    return dict(zip(WORKS, calls, strict=True))
 
 
 def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -51,25 +57,28 @@ def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     mine = define(case["neuron"])
     defined = time.perf_counter()
-    has_surrogate = peers.has_surrogate(case["neuron"])
-    both = {"built-in": built(case["neuron"], has_surrogate), "defined": built(mine, has_surrogate)}
-    results = {"defined": torch.autograd.grad(both["defined"].run(x), x, incoming)[0]}
+    given = {"surrogate": "atan"} if peers.has_surrogate(case["neuron"]) else {}
+
+    def gradient(name: str) -> Tensor:
+        operator = getattr(torch.ops.snnkern, f"{name}_forward")
+        return torch.autograd.grad(operator(x, **given)[0], x, incoming)[0]
+
+    found = gradient(mine)
     clock.synchronize()
     used = time.perf_counter()
-    results["built-in"] = torch.autograd.grad(both["built-in"].run(x), x, incoming)[0]
-    if not torch.equal(results["defined"], results["built-in"]):
+    if not torch.equal(found, gradient(case["neuron"])):
         raise peers.Unavailable("its gradients are not those of the built-in neuron")
     target = torch.empty_like(incoming)
-    works: dict[str, Any] = {}
+    names = {"built-in": case["neuron"], "defined": mine}
+    both = {kind: works(name, given, x.detach(), incoming) for kind, name in names.items()}
+    every: dict[str, neurons.Work] = {}
     for work in WORKS:
-        for (
-            name,
-            layer,
-        ) in both.items():  # each after the same, since what ran before leaves its mark on caches and memory
-            works[f"copy before {name} {work}"] = lambda: target.copy_(incoming)
-            works[f"{name} {work}"] = neurons.works(layer, x, incoming)[work]
-    timed = clock.medians(works, options["budget"])
-    unit = statistics.median(timed.pop(name)["ms"] for name in works if name.startswith("copy")) / 2
+        for kind, calls in both.items():
+            # Each runs after the same, since what ran before leaves its mark on caches.
+            every[f"copy before {kind} {work}"] = lambda: target.copy_(incoming)
+            every[f"{kind} {work}"] = calls[work]
+    timed = clock.medians(every, options["budget"])
+    unit = statistics.median(timed.pop(name)["ms"] for name in every if name.startswith("copy")) / 2
     for result in timed.values():
         result["passes"] = result["ms"] / unit
     return {"define_s": defined - start, "first_use_s": used - start, "pass_ms": unit, "works": timed}
