@@ -6,6 +6,7 @@ surrogate    what stands for the derivative of a spike
 reference    the same functions in plain PyTorch
 convert      networks of SpikingJelly, snnTorch, Norse and Sinabs
 compat       SpikingJelly's names, old and new
+define_*     neurons and surrogates of your own, from their equations
 auto_cuda    kernels of your own, as text; jit compiles and runs them
 
 The operators behind them are torch.ops.snnkern.<neuron>_forward.
@@ -13,19 +14,20 @@ The operators behind them are torch.ops.snnkern.<neuron>_forward.
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from ._library import build_info, kernels
 from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
-from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
+from . import _dtensor, _runtime, _vmap  # isort: skip  # noqa: F401  rules of the operators, and their compiler
 from . import compat  # isort: skip
 from .compat.convert import convert
 
 if _TYPE_CHECKING:
     from . import auto_cuda, jit
+    from .define import define_neuron, define_surrogate
 
 __version__ = _version("snnkern")
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "build_info",
     "compat",
     "convert",
+    "define_neuron",
+    "define_surrogate",
     "functional",
     "jit",
     "keep_memory",
@@ -43,8 +47,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _ModuleType:
+def __getattr__(name: str) -> _Any:
     """Imports what a network does not need when it is first asked for."""
+    if name in ("define_neuron", "define_surrogate"):
+        return getattr(_import_module(".define", __name__), name)
     if name in ("auto_cuda", "jit"):
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,9 +28,10 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
     first = functools.partial(operator.first_of_neurons, store_v_seq=values["store_v_seq"])
     empty = operator.empty_results(values)
     for name, spec in tensors.items():
-        if first(name) == 1 and any(p.is_shard(0) for p in spec.placements):
+        has_time = first(name) == 1 or (name in operator.parameters and spec.ndim == values["x_seq"].ndim)
+        if has_time and any(p.is_shard(0) for p in spec.placements):
             raise RuntimeError(
-                f"snnkern.{operator.overload._schema.name.removeprefix('snnkern::')}: {name} is sharded over time, its "
+                f"snnkern.{operator.name}: {name} is sharded over time, its "
                 f"dimension 0: {spec.placements}. Each step needs the one before it, so redistribute it over another "
                 "dimension first."
             )
@@ -58,11 +59,19 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
     return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]
 
 
-def _register() -> None:
+_registered: set[Operator] = set()
+
+
+def register() -> None:
+    """Registers what is not yet, if torch.distributed.tensor has been imported."""
+    if _MODULE not in sys.modules:
+        return
     from torch.distributed.tensor.experimental import register_sharding
 
     for operator in OPERATORS:
-        register_sharding(operator.overload)(functools.partial(_sharding, operator))
+        if operator not in _registered:
+            register_sharding(operator.overload)(functools.partial(_sharding, operator))
+            _registered.add(operator)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
@@ -91,6 +100,6 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 if _MODULE in sys.modules:
-    _register()
+    register()
 else:
-    sys.meta_path.insert(0, _WhenImported(_MODULE, _register))
+    sys.meta_path.insert(0, _WhenImported(_MODULE, register))

@@ -16,11 +16,11 @@ from torch._C import _get_dispatch_mode as dispatch_mode
 from torch._C import _get_tracing_state as tracing_state
 
 from ._parameters import switch
+from ._specification import NEURONS
 from ._states import State, check_start, is_start_to_check, states_of
 from ._surrogate import Surrogate
 from ._values import Chosen, Number, TheSurrogate
 from .codegen.specification.base import Neuron
-from .codegen.specification.neurons import NEURONS
 
 
 def recorder() -> str:
@@ -76,7 +76,7 @@ class MultiStep(torch.nn.Module):
     def __init_subclass__(cls, neuron: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if neuron:
-            cls._bind(next(n for n in NEURONS if n.name == neuron))
+            cls._bind(NEURONS[neuron])
 
     @classmethod
     def _bind(cls, neuron: type[Neuron]) -> None:
@@ -174,6 +174,10 @@ class MultiStep(torch.nn.Module):
         """With batch_first, [N, T, ...] as [T, N, ...] and back: a view, which the operator works on where it lies."""
         return seq.transpose(0, 1) if self.batch_first and seq.dim() > 1 else seq
 
+    def _input(self, value: torch.Tensor, x_seq: torch.Tensor) -> torch.Tensor:
+        """An input beside x_seq, which lies as that does; one without time is the same in every step."""
+        return value.transpose(0, 1) if self.batch_first and value.dim() == x_seq.dim() else value
+
     def _surrogate_tensor(self, i: int) -> torch.Tensor | None:
         """A parameter of a surrogate that was assigned, as an input of the graph that is being compiled."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -247,7 +251,7 @@ class MultiStep(torch.nn.Module):
                 warnings.warn(f"{text}; torch.jit.script keeps it", torch.jit._trace.TracerWarning, stacklevel=2)
             return not by
 
-    def _call_in(self, x_seq: Any) -> Any:
+    def _call_in(self, x_seq: Any, *inputs: Any) -> Any:
         """What torch.fx records: a call of this module, which so keeps its state."""
         owner = next(c for c in type(self).__mro__ if "forward" in c.__dict__)
         tracer = x_seq.tracer
@@ -256,7 +260,7 @@ class MultiStep(torch.nn.Module):
                 f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, as in "
                 "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
             )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq,), {})
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq, *inputs), {})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ._specification import NEURONS
 from .codegen.specification.base import SURROGATE_TENSORS, Neuron
-from .codegen.specification.neurons import NEURONS
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,12 @@ class Operator:
 
     neuron: type[Neuron]
     overload: Any  # torch._ops.OpOverload
+
+    @property
+    def name(self) -> str:
+        """As users call it, also where the neuron was defined at run time."""
+        name: str = self.overload._schema.name.removeprefix("snnkern::")
+        return name.replace(self.neuron.key(), self.neuron.name)
 
     @functools.cached_property
     def arguments(self) -> list[str]:
@@ -34,8 +40,8 @@ class Operator:
 
     @functools.cached_property
     def parameters(self) -> list[str]:
-        """Parameters that may be tensors: they broadcast against x_seq[0]."""
-        return [t.name for t in self.neuron.learned] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
+        """Parameters that may be tensors: they broadcast against x_seq[0], or with time against x_seq."""
+        return [t.name for t in self.neuron.required()] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
 
     @property
     def shared(self) -> list[str]:
@@ -59,8 +65,12 @@ class Operator:
         return 1 if name.endswith("_seq") or name == "checkpoints" else 0
 
 
-OPERATORS = tuple(
-    Operator(n, getattr(torch.ops.snnkern, name.format(n.name)).default)
-    for n in NEURONS
-    for name in ("{}_forward", "_{}_train", "{}_backward")
-)
+ROLES = ("{}_forward", "_{}_train", "{}_backward")
+
+
+def operators_of(neuron: type[Neuron]) -> list[Operator]:
+    return [Operator(neuron, getattr(torch.ops.snnkern, role.format(neuron.key())).default) for role in ROLES]
+
+
+OPERATORS = [operator for neuron in NEURONS.values() for operator in operators_of(neuron)]
+"""All of them; a neuron that is defined at run time adds its own."""

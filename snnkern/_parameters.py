@@ -82,12 +82,17 @@ def check_dtype(where: str, name: str, value: Tensor) -> None:
 
 
 def check_tensor_parameter(where: str, name: str, value: Tensor, limits: Range, x_seq: Tensor) -> None:
-    """A tensor in the place of a number: it broadcasts against x_seq[0] and, where a look costs nothing, is in range."""
+    """A tensor in the place of a number: it broadcasts against x_seq[0], or with time against x_seq, and is in range.
+
+    The range is looked at where that costs nothing, on the CPU.
+    """
     check_tensor(where, name, value, x_seq)
-    want, got = list(x_seq.shape[1:]), list(value.shape)
+    want, got = list(x_seq.shape), list(value.shape)
     pairs = zip(reversed(got), reversed(want), strict=False)
     if len(got) > len(want) or any(size not in (1, wanted) for size, wanted in pairs):
-        raise RuntimeError(f"{where}: {name} must broadcast against x_seq[0], {want}; got shape {got}")
+        raise RuntimeError(
+            f"{where}: {name} must broadcast against x_seq[0], {want[1:]}, or with time against x_seq, {want}; got shape {got}"
+        )
     if limits == Range(infinite=limits.infinite) or value.device.type != "cpu" or value.numel() == 0:
         return
     value = value.detach()

@@ -22,11 +22,10 @@ from ._parameters import (
     number,
     switch,
 )
+from ._specification import NEURONS
 from ._surrogate import Surrogate, check_surrogate
 from .codegen.specification.base import CONVENTIONS, Neuron, Range, Step, blend
-from .codegen.specification.neurons import NEURONS
 
-_BY_NAME = {n.name: n for n in NEURONS}
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -96,7 +95,7 @@ def _check_tensors(
     check_dtype(where, "x_seq", x_seq)
     if x_seq.shape[0] < 1:
         raise RuntimeError(f"{where}: x_seq must have T >= 1 time steps, got T = 0")
-    for t in neuron.learned:
+    for t in neuron.required():
         check_is_tensor(where, t.name, learned[t.name])
         check_tensor_parameter(where, t.name, learned[t.name], t.range, x_seq)
     for state, value in zip(neuron.states, init, strict=True):
@@ -153,7 +152,7 @@ def _check_conventions(where: str, neuron: type[Neuron], parameters: dict[str, A
 
 
 def multistep(
-    name: str,
+    key: str,
     x_seq: Tensor,
     init: list[Tensor | None],
     learned: dict[str, Tensor],
@@ -162,8 +161,8 @@ def multistep(
     store_v_seq: bool,
 ) -> tuple[Tensor, ...]:
     """Runs a neuron over time: (spikes, then each state, the last or all)."""
-    neuron = _BY_NAME[name]
-    where = f"snnkern.reference.{'if_' if name == 'if' else name}"
+    neuron = NEURONS[key]
+    where = f"snnkern.reference.{'if_' if neuron.name == 'if' else neuron.name}"
     _check_tensors(where, neuron, x_seq, learned, init)
     parameters = _checked(where, neuron, x_seq, parameters)
     store_v_seq = switch(where, "store_v_seq", store_v_seq)
@@ -175,7 +174,16 @@ def multistep(
     def scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=x_seq.device)
 
-    p = SimpleNamespace(v_reset=scalar(0.0), **{key: value.to(dtype) for key, value in learned.items()})
+    p = SimpleNamespace(v_reset=scalar(0.0))
+    in_time: dict[str, Tensor] = {}
+
+    def put(name: str, value: Tensor) -> None:
+        if value.dim() == x_seq.dim():  # it has a value for each step
+            in_time[name] = value.expand(x_seq.shape[0], *value.shape[1:])
+        setattr(p, name, value)
+
+    for name, value in learned.items():
+        put(name, value.to(dtype))
     conventions = [(parameters[c.name], c.default) for c in neuron.conventions]
     general = any(isinstance(value, Tensor) or value != default for value, default in conventions)
     smooth = surrogate is not None and not surrogate.spiking
@@ -188,7 +196,7 @@ def multistep(
     for q in neuron.numbers():
         value = parameters[q.name]
         if isinstance(value, Tensor):
-            setattr(p, q.symbol, inverse(value, x_seq) if q.inverse else value.to(dtype))
+            put(q.symbol, inverse(value, x_seq) if q.inverse else value.to(dtype))
         elif value is None and q.none is not None:
             setattr(p, q.symbol, scalar(q.none))
         else:
@@ -203,6 +211,11 @@ def multistep(
     infinite = any(isinstance(value, Tensor) or value == math.inf for value in thresholds)
     step = Step(fire, select, "soft" if soft else "hard", general, math.inf if infinite else None)
 
+    def enter(t: int) -> None:
+        for name, value in in_time.items():
+            setattr(p, name, value[t])
+
+    enter(0)
     shape = x_seq.shape[1:]
     states = []
     for state, given in zip(neuron.states, init, strict=True):
@@ -210,7 +223,8 @@ def multistep(
         states.append(start.expand(shape) if given is None else given.to(dtype))
     spikes: list[Tensor] = []
     sequences: list[list[Tensor]] = [[] for _ in states]
-    for x in x_seq.to(dtype).unbind(0):
+    for t, x in enumerate(x_seq.to(dtype).unbind(0)):
+        enter(t)
         s, states = neuron.step(x, states, p, step)
         spikes.append(s)
         for sequence, value in zip(sequences, states, strict=True):

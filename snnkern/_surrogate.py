@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import _torch_ops  # noqa: F401  teaches the equations to choose by a tensor
 from ._parameters import check_range, number, switch
+from ._specification import SURROGATES
 from .codegen.specification.base import Surrogate as Equations
-from .codegen.specification.surrogates import SURROGATES
 
 
 def check_surrogate(where: str, surrogate: Any) -> None:
@@ -44,12 +44,13 @@ class Surrogate:
     spiking: bool = field(default=True, kw_only=True)
 
     name: ClassVar[str]
+    key: ClassVar[str]  # what operators call it
     equations: ClassVar[type[Equations]]
 
     def __init_subclass__(cls, key: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = key
-        cls.equations = next(s for s in SURROGATES if s.name == key)
+        cls.key, cls.equations = key, SURROGATES[key]
+        cls.name = cls.equations.name
 
     def __post_init__(self) -> None:
         where = type(self).__name__

@@ -220,9 +220,9 @@ class TheSurrogate:
         check_surrogate(_of(module), value)
         before = getattr(module, "_surrogate", value)
         module._surrogate = value
-        module._surrogate_name, module._surrogate_params, module._spiking = value.name, value.params, value.spiking
+        module._surrogate_name, module._surrogate_params, module._spiking = value.key, value.params, value.spiking
         # For torch.compile, as for numbers: a steepness that changes is an input of the graph.
-        changes = value.params and (value.name, value.params) != (before.name, before.params)
+        changes = value.params and (value.key, value.params) != (before.key, before.params)
         module._surrogate_now = torch.tensor(value.params, dtype=torch.float64) if changes else None
 
 

@@ -42,8 +42,10 @@ def _rule(
         ), to
 
     def whole(name: str, value: Any) -> Any:
-        if not isinstance(value, Tensor) or name in given:
+        if not isinstance(value, Tensor):
             return value
+        if name in given:  # it broadcasts from behind; one with time has that in front of the batch
+            return value.unsqueeze(1) if value.dim() == rank("x_seq") else value
         if name in batched:
             return value.movedim(batched[name], first(name))
         return value.unsqueeze(first(name)).expand(
@@ -53,5 +55,9 @@ def _rule(
     return operator.overload(*(whole(name, value) for name, value in values.items())), to
 
 
+def register(operator: Operator) -> None:
+    torch.library.register_vmap(operator.overload, functools.partial(_rule, operator))
+
+
 for _operator in OPERATORS:
-    torch.library.register_vmap(_operator.overload, functools.partial(_rule, _operator))
+    register(_operator)

@@ -1,17 +1,18 @@
 """Compiles and runs the text of a CUDA kernel: through NVRTC on a GPU, through the host's C++ compiler on the CPU.
 
 What is compiled is kept in memory, and on disk in $SNNKERN_CACHE, by default snnkern below the user's cache folder. Files
-there are named by a hash of all that they depend on, and appear whole or not at all, so that any number of processes may
-share the folder; it may be deleted at any time.
+there are named by a hash of all that they depend on, and appear whole or not at all, so that any number of processes and
+machines may share the folder; it may be deleted at any time. When it holds more than 256 MiB, what was not used for longest
+is deleted.
 
 On CUDA a kernel needs `pip install snnkern[jit]`. It runs on torch's current stream; after its first call, that call can
 be captured in a CUDA graph. On the CPU it needs a C++17 compiler: $CXX, which may have arguments (ccache g++), or c++, g++
-or clang++ on the PATH. There, threads
-run one after another, so a kernel cannot have barriers, shared memory or atomics.
+or clang++ on the PATH. There, threads run one after another, so a kernel cannot have barriers, shared memory or atomics.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -25,6 +26,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,10 @@ _CXX_FLAGS = (
 _CUDA_ONLY = re.compile(
     r"\b(?:__shared__|__sync\w+|__shfl\w*|__ballot\w*|__activemask|atomic[A-Z]\w*|cooperative_groups)\b"
 )
+
+# Of the cache. What was used within the last hour stays: another process may be about to load it.
+_MOST_BYTES = 256 * 2**20
+_KEPT_SECONDS = 3600
 
 _lock = threading.Lock()
 _kernels: dict[tuple[str, str, int], Any] = {}
@@ -128,6 +134,8 @@ def _check(arguments: Sequence[Argument], device: int, grid: tuple[int, ...], bl
 def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> Path:
     """The file made from these parts: from the cache, or made now. `make` writes it under the name that it gets."""
     path = cache_folder() / (hashlib.sha256("\0".join(parts).encode()).hexdigest() + suffix)
+    with contextlib.suppress(OSError):  # it is not there, or in a folder that others own
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # used now
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,12 +149,31 @@ def _cached(suffix: str, parts: Sequence[str], make: Callable[[Path], None]) -> 
             (scratch / path.name).replace(path)  # at once: no other process sees half a file
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        _make_room(path.parent)
     return path
 
 
+def _make_room(folder: Path) -> None:
+    """Deletes what was not used for longest, down to the bound."""
+    files = []
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process deleted it
+            about = file.stat()
+            if file.suffix in (".so", ".cubin"):
+                files.append((about.st_atime, about.st_size, file))
+    total, now = sum(size for _, size, _ in files), time.time()
+    for used, size, file in sorted(files):
+        if total <= _MOST_BYTES or now - used < _KEPT_SECONDS:
+            break
+        with contextlib.suppress(OSError):
+            file.unlink()
+        total -= size
+
+
 def _failed(compiler: str, name: str, message: str, codes: str) -> RuntimeError:
+    numbered = "\n".join(f"{i:4} {line}" for i, line in enumerate(codes.splitlines(), 1))  # as the message counts them
     return RuntimeError(
-        f"snnkern.jit: {compiler} does not compile the kernel {name}:\n{message}\nThe kernel is:\n{codes}"
+        f"snnkern.jit: {compiler} does not compile the kernel {name}:\n{message}\nThe kernel is:\n{numbered}"
     )
 
 
@@ -179,6 +206,51 @@ def _header_texts() -> tuple[str, ...]:
     return tuple(p.read_text(encoding="utf-8") for p in sorted(_HEADERS.rglob("*.h")))
 
 
+@functools.cache
+def _processor() -> str:
+    """What -march=native stands for here: machines of several kinds may share the cache."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    return "\n".join(line for line in lines if line.startswith(("vendor", "cpu family", "model", "stepping", "flags")))
+
+
+def compile_cpu(name: str, text: str, *, native: bool = False) -> ctypes.CDLL:
+    """The shared library that the host's compiler makes of C++ text.
+
+    Args:
+        name: what it is, for messages
+        text: it may include the headers of csrc/kernels and of csrc/kernels/on_cpu
+        native: for the instruction set of this machine
+
+    Example:
+        >>> library = snnkern.jit.compile_cpu("one", 'extern "C" int one() { return 1; }')
+        >>> library.one()
+        1
+    """
+    compiler, about = _compiler(os.environ.get("CXX"))
+    flags = [*_CXX_FLAGS]
+    if native and platform.machine() == "x86_64":
+        # Tuned as the library's own clones are: for its own kind, GCC takes narrower vectors.
+        flags += ["-march=native", "-mtune=generic", "-DSNNKERN_NO_CLONES"]
+
+    def make(path: Path) -> None:
+        done = subprocess.run(
+            [*compiler, *flags, f"-I{_HEADERS}", f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise _failed(shlex.join(compiler), name, done.stderr, text)
+
+    processor = _processor() if native else ""
+    parts = [text, *compiler, about, *flags, *_header_texts(), platform.machine(), processor]
+    return ctypes.CDLL(str(_cached(".so", parts, make)))
+
+
 def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
     without_comments = re.sub(r"//[^\n]*|/\*.*?\*/", " ", codes, flags=re.DOTALL)
     if found := _CUDA_ONLY.search(without_comments):
@@ -186,18 +258,7 @@ def _cpu_kernel(name: str, codes: str) -> Callable[..., None]:
             f"snnkern.jit: the kernel {name} uses {found[0]}, which works on CUDA only: on the CPU, threads run one after "
             "another. Let each thread write its own result and combine them afterwards, or move the tensors to a GPU."
         )
-    compiler, about = _compiler(os.environ.get("CXX"))
-    text = f"{codes}\nSNNKERN_LAUNCHER({name})\n"
-
-    def make(path: Path) -> None:
-        command = [*compiler, *_CXX_FLAGS, f"-I{_HEADERS / 'on_cpu'}", "-x", "c++", "-", "-o", str(path)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise _failed(shlex.join(compiler), name, done.stderr, codes)
-
-    parts = [text, *compiler, about, *_CXX_FLAGS, *_header_texts(), platform.machine()]
-    library = ctypes.CDLL(str(_cached(".so", parts, make)))
-    function = library.snnkern_launch
+    function = compile_cpu(name, f"{codes}\nSNNKERN_LAUNCHER({name})\n").snnkern_launch
     function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_size_t
 
     def run(arguments: Sequence[Argument], grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:

@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Any, type[Exception], dict[str, Any], str]] = {
         plif,
         RuntimeError,
         {"decay": torch.full((2,), 0.5)},
-        "decay must broadcast against x_seq[0], [3]; got shape [2]",
+        "decay must broadcast against x_seq[0], [3], or with time against x_seq, [4, 3]; got shape [2]",
     ),
     "decay dtype": (plif, TypeError, {"decay": torch.tensor(1)}, f"decay must be {FLOATING}, got torch.int64"),
     "v device": (

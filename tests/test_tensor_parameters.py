@@ -143,7 +143,7 @@ def test_errors_name_the_parameter(device: str) -> None:
     x = torch.zeros(3, 2, 4, device=device)
     with pytest.raises(
         RuntimeError,
-        match=r"v_threshold must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\] \(v_threshold_tensor\)",
+        match=r"v_threshold must broadcast against x_seq\[0\], \[2, 4\], or with time against x_seq, .*; got shape \[3\] \(v_threshold_tensor\)",
     ):
         functional.lif(x, v_threshold=torch.ones(3, device=device))
     with pytest.raises(RuntimeError, match=r"v_threshold must broadcast .* got shape \[1, 1, 1, 4\]"):
@@ -152,7 +152,10 @@ def test_errors_name_the_parameter(device: str) -> None:
         functional.lif(x, v_threshold=torch.ones(4, dtype=torch.int64, device=device))
     with pytest.raises(ValueError, match="v_reset_tensor needs a hard reset: v_reset must be a number, got None"):
         operator("lif")(x, v_reset=None, v_reset_tensor=torch.zeros(4, device=device))
-    with pytest.raises(RuntimeError, match=r"decay must broadcast against x_seq\[0\], \[2, 4\]; got shape \[3\]"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"decay must broadcast against x_seq\[0\], \[2, 4\], or with time against x_seq, .*; got shape \[3\]",
+    ):
         functional.plif(x, torch.full((3,), 0.5, device=device))
 
 

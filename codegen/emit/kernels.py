@@ -8,6 +8,8 @@ cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: 
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
+
+What is defined at run time is made into a text for each kernel that is asked for, see snnkern/define.py.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
-from .step import any_surrogate_header, kinds, neuron_header, struct_name, surrogate_header
+from .step import (
+    any_surrogate_header,
+    is_wide,
+    kinds,
+    neuron_code,
+    neuron_header,
+    struct_name,
+    surrogate_code,
+    surrogate_header,
+    trace,
+)
 
 SMOOTH_DTYPES = ("f32", "f64")
 NO_SURROGATE = "none"  # what stands for the surrogate in the combinations of a neuron that has none
@@ -179,33 +191,48 @@ namespace snnkern::cuda {{
 """
 
 
+def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str, in_time: int = 0, like_x: int = 0) -> str:
+    """The definition of a kernel of a neuron; see InTime in csrc/kernels/multistep.h."""
+    of, reset, dtype = kernel
+    kind, is_backward = PASSES[of]
+    function = "backward" if is_backward else "forward"
+    return (
+        f"SNNKERN_CPU_KERNEL void {name}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
+        f"  {function}<{_step(neuron, reset, kind, in_time, like_x)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
+    )
+
+
+def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int, like_x: int) -> str:
+    name = struct_name(neuron, reset, kind)
+    return f"InTime<{name}, {in_time}, {like_x}>" if in_time else name
+
+
 def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
     """The kernels of a neuron on the CPU."""
-    made: dict[Kernel, str] = {}
-    definitions = ""
-    for kernel in _kernels(neuron, chosen):
-        name, reset, dtype = kernel
-        kind, is_backward = PASSES[name]
-        function = "backward" if is_backward else "forward"
-        # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
-        made[kernel] = f"&{neuron.name}_{name}_{reset}_{dtype}"
-        definitions += (
-            f"SNNKERN_CPU_KERNEL void {made[kernel][1:]}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
-            f"  {function}<{struct_name(neuron, reset, kind)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
-        )
+    # A named function each: GCC makes clones for several instruction sets of functions, not of templates.
+    made = {kernel: f"{neuron.name}_{'_'.join(kernel)}" for kernel in _kernels(neuron, chosen)}
+    definitions = "".join(_cpu_kernel(neuron, kernel, name) for kernel, name in made.items())
     return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
 #include "../../neurons/{neuron.name}.h"
 
 namespace snnkern::cpu {{
 
 {definitions}
-{_row("cpu", f"{neuron.name}_kernels", made)}
+{_row("cpu", f"{neuron.name}_kernels", {kernel: f"&{name}" for kernel, name in made.items()})}
 }}  // namespace snnkern::cpu
 """
 
 
 def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
     """A surrogate for blocks of neurons."""
+    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
+#include "../../surrogates/{surrogate.name}.h"
+
+{_cpu_surrogate(surrogate, f"{surrogate.name}_surrogate")}"""
+
+
+def _cpu_surrogate(surrogate: type[Surrogate], table: str) -> str:
+    """The functions of a surrogate, and the table that points to them."""
     names: dict[str, list[str]] = {"gradient": [], "primitive": []}
     definitions = ""
     for function, made in names.items():
@@ -221,16 +248,76 @@ def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
                 f"  for_block<{real}>(u, out, [&]({real} x) SNNKERN_INLINE {{ return surrogate.{function}(x); }});\n}}\n"
             )
     rows = ", ".join("{" + ", ".join(made) + "}" for made in names.values())
-    return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
-#include "../../surrogates/{surrogate.name}.h"
-
-namespace snnkern::cpu {{
+    return f"""namespace snnkern::cpu {{
 
 {definitions}
-extern const CpuSurrogate {surrogate.name}_surrogate;
-const CpuSurrogate {surrogate.name}_surrogate = {{{rows}}};
+extern const CpuSurrogate {table};
+const CpuSurrogate {table} = {{{rows}}};
 
 }}  // namespace snnkern::cpu
+"""
+
+
+# ---- at run time: a file for each kernel that is asked for ------------------------------------------------------------
+
+SYMBOL = "snnkern_made"
+"""What the one thing is called that such a file defines for others."""
+
+
+def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel, in_time: int = 0, like_x: int = 0) -> str:
+    """A kernel of a neuron, on its own; bits of `in_time` and `like_x`: the parameters that change from step to step."""
+    name, reset, _ = kernel
+    kind, _ = PASSES[name]
+    return f"""#include "multistep_cpu.h"
+
+{neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
+namespace snnkern::cpu {{
+
+extern "C" {_cpu_kernel(neuron, kernel, SYMBOL, in_time, like_x)}
+}}  // namespace snnkern::cpu
+"""
+
+
+def runtime_cuda_kernel(
+    neuron: type[Neuron],
+    surrogate: type[Surrogate] | None,
+    kernel: Kernel,
+    V: int,
+    steps: int,
+    in_time: int = 0,
+    like_x: int = 0,
+) -> str | None:
+    """The same for CUDA, of a shape of csrc/kernels/shape.h, with the surrogate compiled in; None if it has no such shape."""
+    name, reset, dtype = kernel
+    kind, is_backward = PASSES[name]
+    if V > 1 and not is_wide(neuron, reset, kind):
+        return None
+    real = "double" if dtype == "f64" else "float"
+    used = surrogate.__name__ if surrogate else "NoSurrogate"
+    loop, bounds = ("backward", f"kThreads, blocks_wanted<Step, T, {V}>()") if is_backward else ("forward", "kThreads")
+    return f"""#include "multistep.cuh"
+
+{neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
+{surrogate_code(surrogate) if surrogate else ""}
+namespace snnkern::cuda {{
+
+using Step = {_step(neuron, reset, kind, in_time, like_x)};
+using T = {DTYPES[dtype]};
+extern "C" __global__ void __launch_bounds__({bounds}) {SYMBOL}(const __grid_constant__ KernelArgs a) {{
+  {loop}_loop<Step, {used}<{real}>, T, {V}, {steps}>(a, Step::Params<{real}>(a), {used}<{real}>(a));
+}}
+
+}}  // namespace snnkern::cuda
+"""
+
+
+def runtime_cpu_surrogate(surrogate: type[Surrogate]) -> str:
+    """A surrogate, on its own."""
+    return f"""#include "multistep_cpu.h"
+
+{surrogate_code(surrogate)}
+extern "C" {{
+{_cpu_surrogate(surrogate, SYMBOL)}}}
 """
 
 

@@ -5,6 +5,8 @@ They are source, not functions made at import, so that editors show signatures, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from ..specification.base import DETACH_RESET, SURROGATE_TENSORS, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -18,10 +20,10 @@ def files() -> dict[str, str]:
     """Every generated Python module, by its path below snnkern/_generated."""
     return {
         "__init__.py": '"""Modules made by codegen from the specification."""\n',
-        "surrogate.py": surrogate_module(),
-        "functional.py": functional_module(),
-        "reference.py": reference_module(),
-        "nn.py": nn_module(),
+        "surrogate.py": surrogate_module(SURROGATES),
+        "functional.py": functional_module(NEURONS),
+        "reference.py": reference_module(NEURONS),
+        "nn.py": nn_module(NEURONS),
     }
 
 
@@ -45,32 +47,37 @@ def _indented(doc: list[str]) -> str:
     return "\n".join(f"    {line}" if line else "" for line in doc).strip() + "\n    "
 
 
-def _example(lines: list[str]) -> list[str]:
-    """The part of a docstring that shows this example."""
-    return ["", "Example:", *(f"    {line}" for line in lines)]
+def _example(of: type, catalogue: Sequence[type], make: Callable[..., list[str]], *name: str) -> list[str]:
+    """The part of a docstring that shows an example; what is defined at run time has none."""
+    return ["", "Example:", *(f"    {line}" for line in make(of, *name))] if of in catalogue else []
+
+
+def _source(of: type[Neuron] | type[Surrogate]) -> list[str]:
+    return ["", f"Source: {of.source}."] if of.source else []
 
 
 # ---- surrogates -------------------------------------------------------------------------------------------------------
 
 
-def surrogate_module() -> str:
+def surrogate_module(surrogates: Sequence[type[Surrogate]]) -> str:
     parts = [
         HEADER.format("The surrogates, as snnkern.surrogate exports them."),
         "\nfrom dataclasses import dataclass\n\nfrom .._surrogate import Surrogate\n\n",
-        _all([s.__name__ for s in SURROGATES]),
+        _all([s.__name__ for s in surrogates]),
     ]
-    for s in SURROGATES:
-        doc = [f"gradient: ``{s.gradient_text}``", ""]
-        doc += [f"primitive: ``{s.primitive_text}``" if s.has_primitive() else "It has no smooth primitive.", ""]
+    for s in surrogates:
+        doc = [f"gradient: ``{s.gradient_text}``", ""] if s.gradient_text else [f"{(s.__doc__ or '').strip()}", ""]
+        if not s.has_primitive():
+            doc += ["It has no smooth primitive.", ""]
+        elif s.primitive_text:
+            doc += [f"primitive: ``{s.primitive_text}``", ""]
         doc += ["Args:", *(f"    {p.name}: {p.doc}{_limits(p)}" for p in s.parameters), f"    spiking: {_spiking(s)}"]
-        doc += _example(surrogate_example(s))
-        if s.source:
-            doc += ["", f"Source: {s.source}."]
+        doc += [*_example(s, SURROGATES, surrogate_example), *_source(s)]
         fields = "".join(
             f"    {p.name}: {'int' if p.range.integer else 'float'} = {_number(p)}\n" for p in s.parameters
         )
         parts.append(
-            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.name}"):\n    """{_indented(doc)}"""\n'
+            f'\n\n@dataclass(frozen=True)\nclass {s.__name__}(Surrogate, key="{s.key()}"):\n    """{_indented(doc)}"""\n'
         )
         if fields:
             parts.append("\n" + fields)
@@ -92,7 +99,7 @@ def _number(p: Float) -> str:
 
 def _signature(neuron: type[Neuron]) -> list[str]:
     lines = ["x_seq: Tensor,"]
-    lines += [f"{t.name}: Tensor," for t in neuron.learned]
+    lines += [f"{t.name}: Tensor," for t in neuron.required()]
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines.append("*,")
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
@@ -113,8 +120,8 @@ def _of_states(neuron: type[Neuron]) -> str:
 
 
 def step_equations(neuron: type[Neuron]) -> list[str]:
-    """All equations of a step, as the docs print them."""
-    return [*neuron.equations, *neuron.firing_equations]
+    """All equations of a step, as the docs print them; none for a neuron of a user's own that states none."""
+    return [*neuron.equations, *neuron.firing_equations] if neuron.equations else []
 
 
 def _limits(p: Float | Flag) -> str:
@@ -126,15 +133,17 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
     # Before the arguments: what looks like "words: more words" among them would be read as one.
     lines += [
         "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. It gets a gradient, the same on every run. Whether its values are",
-        "in range is checked on the CPU alone: on CUDA a look would wait for the device.",
+        "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
+        "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
+        "the CPU alone: on CUDA a look would wait for the device.",
         "",
         "Args:",
     ]
     lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
-    for t in neuron.learned:
+    for t in neuron.required():
+        against = "x_seq[0]" if t in neuron.learned else "x_seq"
         lines.append(
-            f"    {t.name}: {t.doc}; a tensor that broadcasts against x_seq[0], {t.range} (not checked on CUDA, where it would wait)"
+            f"    {t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
         )
     for s in neuron.states:
         lines.append(
@@ -160,9 +169,8 @@ def _docstring(neuron: type[Neuron]) -> list[str]:
         "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
         "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
         "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
-        *_example(function_example(neuron, f"functional.{function_name(neuron)}")),
-        "",
-        f"Source: {neuron.source}.",
+        *_example(neuron, NEURONS, function_example, f"functional.{function_name(neuron)}"),
+        *_source(neuron),
     ]
     return lines
 
@@ -174,7 +182,7 @@ def _reference_docstring(neuron: type[Neuron]) -> list[str]:
         "",
         f"``snnkern.functional.{name}``, step by step in plain PyTorch: slow, and differentiable twice. Arguments and results",
         "are described there.",
-        *_example(function_example(neuron, f"reference.{name}")),
+        *_example(neuron, NEURONS, function_example, f"reference.{name}"),
     ]
 
 
@@ -187,21 +195,21 @@ def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
 
 
-def functional_module() -> str:
+def functional_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons as functions, as snnkern.functional exports them.")
     text += (
         "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
     )
     text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
-    text += _all([function_name(n) for n in NEURONS])
-    for n in NEURONS:
+    text += _all([function_name(n) for n in neurons])
+    for n in neurons:
         values = []
         for a in arguments(n):
             if a.kind == "SurrogateTensor":  # the last ones; functions take numbers
                 continue
             values.append(
                 {
-                    "surrogate": "surrogate.name",
+                    "surrogate": "surrogate.key",
                     "surrogate_params": "surrogate.params",
                     "spiking": "surrogate.spiking",
                 }.get(a.name, a.name)
@@ -209,7 +217,7 @@ def functional_module() -> str:
         call = ",\n        ".join(values)
         where = f"snnkern.functional.{function_name(n)}"
         body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
-        body += f"    return torch.ops.snnkern.{n.name}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        body += f"    return torch.ops.snnkern.{n.key()}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
 
@@ -217,7 +225,7 @@ def functional_module() -> str:
 def _check_types(n: type[Neuron], where: str) -> str:
     """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
     body = ""
-    for name in ("x_seq", *(t.name for t in n.learned)):
+    for name in ("x_seq", *(t.name for t in n.required())):
         body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
     for name in (f"{s.name}_init" for s in n.states):
         test = f"{name} is not None and not isinstance({name}, Tensor)"
@@ -241,18 +249,18 @@ def _take_number(p: Float, where: str) -> str:
     )
 
 
-def reference_module() -> str:
+def reference_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons in plain PyTorch, as snnkern.reference exports them.")
     text += "\nfrom torch import Tensor\n\nfrom .._reference import multistep" + _SURROGATE_IMPORT
-    text += _all([function_name(n) for n in NEURONS])
-    for n in NEURONS:
-        learned = ", ".join(f'"{t.name}": {t.name}' for t in n.learned)
+    text += _all([function_name(n) for n in neurons])
+    for n in neurons:
+        learned = ", ".join(f'"{t.name}": {t.name}' for t in n.required())
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in (*n.all_parameters(), *n.conventions))
         surrogate = "surrogate" if n.has_surrogate else "None"
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
-            f'        "{n.name}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
+            f'        "{n.key()}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
             f"        {surrogate},\n        store_v_seq,\n    )\n"
         )
         text += _function(n, _reference_docstring(n), body)
@@ -273,7 +281,7 @@ def _module_kind(p: Float | Flag) -> str:
     return "Union[float, Tensor]" if p.none is None else "Union[float, Tensor, None]"
 
 
-def nn_module() -> str:
+def nn_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons as modules, as snnkern.nn exports them.").replace(
         "from __future__ import annotations\n", ""
     )
@@ -282,8 +290,8 @@ def nn_module() -> str:
         "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
-    text += _all([n.module for n in NEURONS])
-    for n in NEURONS:
+    text += _all([n.module for n in neurons])
+    for n in neurons:
         text += _module(n)
     return text
 
@@ -348,6 +356,9 @@ def _module(neuron: type[Neuron]) -> str:
     given = [p.name for p in numbers] + [f"learn_{p.name}" for p in learnable]
     sets += "        self._start(\n            {" + ", ".join(f'"{name}": {name}' for name in given) + "}\n        )\n"
 
+    inputs = "".join(f", {i.name}: Tensor" for i in neuron.inputs)
+    names_of_inputs = "".join(f", {i.name}" for i in neuron.inputs)
+    swaps = "".join(f"        {i.name} = self._input({i.name}, x_seq)\n" for i in neuron.inputs)
     states = [s.name for s in neuron.states]
     call = "".join(f"            {value},\n" for value in _module_values(neuron))
     names = ", ".join([neuron.output, *states])
@@ -362,7 +373,7 @@ def _module(neuron: type[Neuron]) -> str:
     docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
     return f"""
 
-class {neuron.module}(MultiStep, neuron="{neuron.name}"):
+class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
     \"""{_indented(docstring)}\"""
 
 {attributes}
@@ -375,13 +386,13 @@ class {neuron.module}(MultiStep, neuron="{neuron.name}"):
         self,
 {parameters}    ) -> None:
 {sets}
-    def forward(self, x_seq: Tensor) -> Tensor:
+    def forward(self, x_seq: Tensor{inputs}) -> Tensor:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             pass
         elif isinstance(x_seq, Proxy):
-            return self._call_in(x_seq)
+            return self._call_in(x_seq{names_of_inputs})
         x_seq = self._swapped(x_seq)
-        {names} = torch.ops.snnkern.{neuron.name}_forward(
+{swaps}        {names} = torch.ops.snnkern.{neuron.key()}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return self._swapped({neuron.output})
@@ -410,7 +421,7 @@ def _module_values(neuron: type[Neuron]) -> list[str]:
     def tensor(p: Float, weight: str, transform: str, inverse: bool) -> str:
         return f'(self.{p.value_key}, self.{weight}, self._{p.name}_now, "{transform}", {inverse}, x_seq)'
 
-    values = {"x_seq": "x_seq"}
+    values = {"x_seq": "x_seq", **{i.name: i.name for i in neuron.inputs}}
     for t in neuron.learned:
         values[t.name] = f"self._learned{tensor(t.argument, t.weight, t.range.transform, True)}"
     for s in neuron.states:
@@ -436,6 +447,7 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         "",
         *(f"    {e}" for e in step_equations(neuron)),
         "",
+        *_called_with(neuron),
         "A number may also be a tensor that broadcasts against x_seq[0], or has a value for each of `channels`. A",
         "torch.nn.Parameter is used as it is and gets its gradient; any other is copied, or is where learning starts.",
         "Each argument is an attribute, which gives the value in use (of what is learned, the present one); a value that is",
@@ -455,7 +467,20 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
         made = {"sigmoid": f"sigmoid({p.weight_key})", "exp": f"exp({p.weight_key})"}.get(p.tensor_range.transform)
         doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
         doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
-    return [*doc, *_example(module_example(neuron)), "", f"Source: {neuron.source}."]
+    return [*doc, *_example(neuron, NEURONS, module_example), *_source(neuron)]
+
+
+def _called_with(neuron: type[Neuron]) -> list[str]:
+    """How a module with more inputs than x is called."""
+    if not neuron.inputs:
+        return []
+    names = ", ".join(["x_seq", *(i.name for i in neuron.inputs)])
+    return [
+        f"It is called with ({names}):",
+        "",
+        *(f"- {i.name}: {i.doc}; it broadcasts against x_seq, or without time against x_seq[0]" for i in neuron.inputs),
+        "",
+    ]
 
 
 def _detach(key: str) -> str:

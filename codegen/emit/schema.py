@@ -6,7 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..specification.base import FINITE, RESETS, SURROGATE_TENSORS, Flag, Float, Learned, Neuron, Parameter, Range
+from ..specification.base import (
+    FINITE,
+    RESETS,
+    SURROGATE_TENSORS,
+    Flag,
+    Float,
+    Input,
+    Learned,
+    Neuron,
+    Parameter,
+    Range,
+)
 from ..specification.check import LIMITS
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
@@ -17,11 +28,28 @@ HEADER = f"// {MADE_BY}\n"
 DTYPES = {"f32": "float", "f64": "double", "f16": "f16", "bf16": "bf16"}
 
 
+# In the order of enum class Kind of csrc/torch/spec.h.
+KINDS = (
+    "Input",
+    "Learned",
+    "State",
+    "Float",
+    "Flag",
+    "Reset",
+    "Surrogate",
+    "SurrogateParams",
+    "StoreSeq",
+    "Spiking",
+    "Tensor",
+    "SurrogateTensor",
+)
+
+
 @dataclass(frozen=True)
 class Argument:
     """An argument of an operator: the kind tells the host what to do with it."""
 
-    kind: str  # enum class Kind of csrc/torch/spec.h
+    kind: str  # of KINDS
     name: str
     schema: str
     range: Range = FINITE  # of the parameter as users give it, before `inverse`
@@ -57,7 +85,7 @@ def _tensor_argument(p: Float, is_convention: bool = False) -> Argument:
 def arguments(neuron: type[Neuron]) -> list[Argument]:
     """The arguments of `<neuron>_forward`, in order."""
     out = [Argument("Input", "x_seq", "Tensor x_seq")]
-    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.learned]
+    out += [Argument("Learned", t.name, f"Tensor {t.name}", t.range) for t in neuron.required()]
     out += [Argument("State", f"{s.name}_init", f"Tensor? {s.name}_init=None") for s in neuron.states]
     out += [_argument(p) for p in neuron.all_parameters()]
     if neuron.has_surrogate:
@@ -92,22 +120,22 @@ def schemas(neuron: type[Neuron]) -> dict[str, str]:
     )
     returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
     return {
-        "forward": f"{neuron.name}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
-        "train": f"_{neuron.name}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.name}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+        "forward": f"{neuron.key()}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{neuron.key()}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{neuron.key()}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
     }
 
 
-def floats_of(neuron: type[Neuron], kind: str = "general") -> list[Learned | Float]:
-    """The numbers that a kind of pass takes, in the order of KernelArgs::params: learned ones first, conventions last."""
-    return [*neuron.learned, *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
+def floats_of(neuron: type[Neuron], kind: str = "general") -> list[Input | Learned | Float]:
+    """The numbers that a kind of pass takes, in the order of KernelArgs::params: tensors first, conventions last."""
+    return [*neuron.required(), *(p for p in neuron.numbers() if kind == "general" or p not in neuron.conventions)]
 
 
 def flags_of(neuron: type[Neuron], kind: str) -> list[Flag]:
     return [p for p in neuron.flags() if kind == "general" or p not in neuron.conventions]
 
 
-def symbol(p: Learned | Float) -> str:
+def symbol(p: Input | Learned | Float) -> str:
     return p.symbol if isinstance(p, Float) else p.name
 
 
@@ -135,6 +163,7 @@ def _range_text(r: Range) -> str:
 def registry() -> str:
     """Names, schemas and parameters of the whole specification: the same in a restricted build."""
     lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
+    lines += [f"static_assert(int(Kind::k{kind}) == {i});" for i, kind in enumerate(KINDS)]
     for n in NEURONS:
         lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
         for a in arguments(n):
@@ -162,7 +191,7 @@ def registry() -> str:
     for i, n in enumerate(NEURONS):
         schema = schemas(n)
         lines.append(
-            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.learned)}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
+            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.required())}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
         )
         lines.append(f"     {len(arguments(n))},")
         lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]

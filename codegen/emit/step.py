@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from ..specification.base import CONVENTIONS, Neuron, Step, Surrogate, blend
 from ..specification.check import Values, check_neuron, check_surrogate, check_use, run_step, trace_surrogate
 from ..specification.surrogates import SURROGATES
 from .schema import HEADER, cpp_bool, flags_of, float_index, floats_of, symbol
+
+WIDEST_TAPE = 3  # numbers a neuron and step that a tensor pass in vectors keeps: with more, registers run out
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,29 @@ def _outputs(t: Traced) -> list[Expr]:
     return expr.topological([t.spike, *t.new])
 
 
+def checked_steps(neuron: type[Neuron], for_readers: bool = True) -> dict[tuple[str, str], Traced]:
+    """Every step of a neuron, by kind and reset; an error says what is wrong with it."""
+    check_neuron(neuron, for_readers)
+    steps = {(kind, reset): trace(neuron, reset, kind) for kind in kinds(neuron) for reset in neuron.resets()}
+    check_use(neuron, {key: [t.spike, *t.new] for key, t in steps.items()})
+    return steps
+
+
 def neuron_header(neuron: type[Neuron]) -> str:
     """The step of a neuron and the step of its BPTT, as C++."""
-    check_neuron(neuron)
-    traced = {(kind, reset): trace(neuron, reset, kind) for kind in kinds(neuron) for reset in neuron.resets()}
-    check_use(neuron, {key: [t.spike, *t.new] for key, t in traced.items()})
-    text = f"""{HEADER}// {(neuron.__doc__ or "").strip()}
+    return f"""{HEADER}// {(neuron.__doc__ or "").strip()}
 #pragma once
 #include "../../kernels/elementary.h"
 
-namespace snnkern {{
-"""
-    for kind in ("", "general") if neuron.conventions else ("",):
+{neuron_code(neuron, checked_steps(neuron))}"""
+
+
+def neuron_code(neuron: type[Neuron], steps: Mapping[tuple[str, str], Traced]) -> str:
+    """Steps of a neuron, by kind and reset, and their parameters."""
+    text = "namespace snnkern {\n"
+    for kind in dict.fromkeys("general" if kind == "general" else "" for kind, _ in steps):
         text += _params_struct(neuron, kind)
-    for (kind, reset), t in traced.items():
+    for (kind, reset), t in steps.items():
         text += _step_struct(neuron, reset, kind, t)
     return text + "\n}  // namespace snnkern\n"
 
@@ -96,7 +107,7 @@ def _params_struct(neuron: type[Neuron], kind: str) -> str:
     values += [f"{name}(Mask<R>(a.flags[{i}]))" for i, name in enumerate(switches)]
     inits = f"\n      : {', '.join(values)}" if values else ""
     loads = "".join(
-        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.learned)
+        f"    {t.name} = *static_cast<const R*>(a.tensor[{i}].data);\n" for i, t in enumerate(neuron.required())
     )
     sets = "".join(f"    {name} = value[{i}];\n" for i, name in enumerate(fields))
     return f"""
@@ -104,7 +115,7 @@ template <class R>
 struct {params} {{
   static constexpr int kCount = {len(fields)};
 {members}  SNNKERN_FN explicit {params}(const KernelArgs&{" a" if inits else ""}){inits} {{}}
-  // Reads learned parameters of one element, where the device's memory can be read.
+  // Reads inputs and learned parameters of one element, where the device's memory can be read.
   SNNKERN_FN void load(const KernelArgs&{" a" if loads else ""}) {{
 {loads}  }}
   // One neuron's parameters, where they are not the same for all.
@@ -115,7 +126,7 @@ struct {params} {{
 
 
 def kinds(neuron: type[Neuron]) -> list[str]:
-    """The kinds of passes of a neuron. A step of the first has gradients in the learned parameters only; of the others, in all."""
+    """The kinds of passes of a neuron. A step of the first has gradients in what is a tensor always only; of the others, in all."""
     wanted = {"": True, "tensor": True, "smooth": neuron.has_surrogate, "general": bool(neuron.conventions)}
     return [kind for kind, has in wanted.items() if has]
 
@@ -124,14 +135,34 @@ def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
     return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
 
 
-def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
-    wanted = t.floats if kind else t.floats[: len(neuron.learned)]
-    states = [s.name for s in neuron.states]
+def _wanted(neuron: type[Neuron], kind: str, t: Traced) -> list[Expr]:
+    """The parameters that get a gradient."""
+    return t.floats if kind else t.floats[: len(neuron.required())]
+
+
+def _derivative(neuron: type[Neuron], kind: str, t: Traced) -> tuple[list[Expr], list[Expr]]:
+    """The gradients in x, the old states and the parameters; and what of the step they need, the tape."""
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
     inputs = [t.x, *t.old]
-    grads = expr.value(expr.backward(incoming, [*inputs, *wanted]))
+    grads = expr.value(expr.backward(incoming, [*inputs, *_wanted(neuron, kind, t)]))
+    return grads, expr.smallest_cut(grads, inputs, [d for _, d in incoming])
+
+
+def _is_wide(kind: str, tape: list[Expr]) -> bool:
+    return not kind or len(tape) <= WIDEST_TAPE
+
+
+def is_wide(neuron: type[Neuron], reset: str, kind: str) -> bool:
+    """Whether CUDA may have the pass in vectors as well: a tensor pass has not if its tape is large."""
+    return _is_wide(kind, _derivative(neuron, kind, trace(neuron, reset, kind))[1])
+
+
+def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
+    wanted = _wanted(neuron, kind, t)
+    states = [s.name for s in neuron.states]
+    inputs = [t.x, *t.old]
+    grads, tape = _derivative(neuron, kind, t)
     names = dict(zip(expr.value(list(t.names)), t.names.values(), strict=True))
-    tape = expr.smallest_cut(grads, inputs, [d for _, d in incoming])
     tape_names = [str(e.value) if e.op == "var" else names.get(e, f"m{i}") for i, e in enumerate(tape)]
     known = dict(zip(tape, map(var, tape_names), strict=True))
     back = expr.value(grads, known)
@@ -155,7 +186,7 @@ def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
     return f"""
 struct {struct_name(neuron, reset, kind)} {{
   static constexpr int kStates = {len(states)}, kGradients = {len(wanted)}, kTape = {len(tape)};
-  static constexpr bool kTensors = {cpp_bool(kind != "")}, kSmooth = {cpp_bool(kind == "smooth")};
+  static constexpr bool kTensors = {cpp_bool(kind != "")}, kSmooth = {cpp_bool(kind == "smooth")}, kWide = {cpp_bool(_is_wide(kind, tape))};
   // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
   static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
   template <class R>
@@ -205,16 +236,20 @@ def _use(name: str, text: str) -> str:
 
 def surrogate_header(surrogate: type[Surrogate]) -> str:
     """A surrogate's gradient and primitive, as C++."""
-    types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
-    fields = "".join(f"  {kind} {name};\n" for kind, name in types)
-    inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
     check_surrogate(surrogate)
-    text = f"""{HEADER}// gradient:  {surrogate.gradient_text}
+    return f"""{HEADER}// gradient:  {surrogate.gradient_text}
 // primitive: {surrogate.primitive_text or "none"}
 #pragma once
 #include "../../kernels/elementary.h"
 
-namespace snnkern {{
+{surrogate_code(surrogate)}"""
+
+
+def surrogate_code(surrogate: type[Surrogate]) -> str:
+    types = [("int" if p.range.integer else "R", p.name) for p in surrogate.parameters]
+    fields = "".join(f"  {kind} {name};\n" for kind, name in types)
+    inits = ", ".join(f"{name}({kind}(parameters[{i}]))" for i, (kind, name) in enumerate(types))
+    text = f"""namespace snnkern {{
 
 template <class R>
 struct {surrogate.__name__} {{

@@ -124,6 +124,18 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Input:
+    """An input beside x that a neuron cannot do without: a tensor with a value for each step, and a gradient for each.
+
+    It broadcasts against x_seq; one without time, against x_seq[0], is the same in every step.
+    """
+
+    name: str
+    doc: str
+    range: Range = FINITE
+
+
+@dataclass(frozen=True)
 class State:
     """A variable that a neuron carries from step to step, and where it starts when the user gives no tensor."""
 
@@ -213,9 +225,9 @@ class Neuron:
     """The key of the specification: lif_forward, csrc/generated/*/lif, snnkern.functional.lif."""
     module: ClassVar[str]
     """The name of the torch.nn.Module."""
-    source: ClassVar[str]
+    source: ClassVar[str] = ""
     """The paper."""
-    equations: ClassVar[tuple[str, ...]]
+    equations: ClassVar[tuple[str, ...]] = ()
     """The charge, and all else that differs from the spike and reset below, as the docs print it."""
     firing_equations: ClassVar[tuple[str, ...]] = (
         "s = 1 if h >= v_threshold else 0",
@@ -224,6 +236,8 @@ class Neuron:
     )
     """Spike and reset, as the docs print them."""
     states: ClassVar[tuple[State, ...]] = (POTENTIAL,)
+    inputs: ClassVar[tuple[Input, ...]] = ()
+    """Those beside x. The module takes them with each call, as the function does."""
     learned: ClassVar[tuple[Learned, ...]] = ()
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     firing: ClassVar[tuple[Parameter, ...]] = FIRING
@@ -236,9 +250,19 @@ class Neuron:
     """The name of the first result."""
 
     @classmethod
+    def key(cls) -> str:
+        """What the names of its operators start with: its name, unless the class was defined at run time."""
+        return str(vars(cls).get("operator_key", cls.name))  # a class does not inherit it
+
+    @classmethod
     def all_parameters(cls) -> tuple[Parameter, ...]:
         """The neuron's own parameters, then those of firing and reset, in the order of the operator's schema."""
         return (*cls.parameters, *cls.firing)
+
+    @classmethod
+    def required(cls) -> tuple[Input | Learned, ...]:
+        """What is a tensor always, in the order of the operator's schema."""
+        return (*cls.inputs, *cls.learned)
 
     @classmethod
     def numbers(cls) -> tuple[Float, ...]:
@@ -316,7 +340,7 @@ class Surrogate:
     """Base of all surrogates."""
 
     name: ClassVar[str]
-    gradient_text: ClassVar[str]
+    gradient_text: ClassVar[str] = ""
     primitive_text: ClassVar[str] = ""
     parameters: ClassVar[tuple[Float, ...]] = ()
     source: ClassVar[str] = ""
@@ -328,6 +352,11 @@ class Surrogate:
     @staticmethod
     def primitive(x: Any, p: Any) -> Any:
         raise NotImplementedError
+
+    @classmethod
+    def key(cls) -> str:
+        """What operators call it: its name, unless the class was defined at run time."""
+        return str(vars(cls).get("operator_key", cls.name))  # a class does not inherit it
 
     @classmethod
     def has_primitive(cls) -> bool:

@@ -7,6 +7,7 @@ the equations do, on symbols (`run_step`, `check_use`).
 from __future__ import annotations
 
 import keyword
+import linecache
 import math
 import re
 import traceback
@@ -26,6 +27,7 @@ from .base import (
     V_THRESHOLD,
     Flag,
     Float,
+    Input,
     Learned,
     Neuron,
     State,
@@ -70,7 +72,26 @@ MODULE_ATTRIBUTES = frozenset(
 
 
 def _refuse(what: type, text: str) -> NoReturn:
-    raise ValueError(f"{what.__name__}: {text}")
+    raise ValueError(f"{what.__name__}: {text}{_place(what, text)}")
+
+
+def _place(what: type, text: str) -> str:
+    """The line of the class that a text is about: the first that mentions one of its words, or where the class begins."""
+    owners = [c for c in what.__mro__ if c not in (Neuron, Surrogate)]
+    functions = [getattr(f, "__func__", f) for c in owners for f in vars(c).values()]
+    code = next((f.__code__ for f in functions if hasattr(f, "__code__")), None)
+    if code is None:
+        return ""
+    lines = linecache.getlines(code.co_filename)  # of a notebook, those of the cell
+    head = re.compile(rf"\s*class {re.escape(what.__name__)}\b")
+    start = next((i for i in range(min(code.co_firstlineno, len(lines)) - 1, -1, -1) if head.match(lines[i])), None)
+    if start is None:  # it was not written as a class
+        return ""
+    body = lines[start : code.co_firstlineno - 1]
+    words = [re.escape(word) for word in re.findall(r"\w+", text)]
+    about = re.compile(rf"""\s*({"|".join(words)})\b\s*(:.*)?=|.*["']({"|".join(words)})["']""")
+    number = start + next((i for i, line in enumerate(body) if i and about.match(line)), 0)
+    return f", in line {number + 1} of {code.co_filename}: {lines[number].strip()}"
 
 
 def _list(names: Iterable[str]) -> str:
@@ -80,11 +101,12 @@ def _list(names: Iterable[str]) -> str:
 # ---- what is declared -------------------------------------------------------------------------------------------------
 
 
-def check_neuron(neuron: type[Neuron]) -> None:
-    """Everything about a neuron but its equations."""
-    _check_texts(neuron, ("name", "module", "source"), ("equations", "firing_equations"))
+def check_neuron(neuron: type[Neuron], for_readers: bool = True) -> None:
+    """Everything about a neuron but its equations. One of a user's own may leave out what is only for readers."""
+    _check_texts(neuron, ("name", "module", *("source",) * for_readers), ("equations", "firing_equations"))
     for name, kinds in (
         ("states", State),
+        ("inputs", Input),
         ("learned", Learned),
         ("parameters", (Float, Flag)),
         ("firing", (Float, Flag)),
@@ -94,7 +116,7 @@ def check_neuron(neuron: type[Neuron]) -> None:
     if not neuron.states:
         _refuse(neuron, "states must have one state at least, got none")
     _check_room(neuron, "states", len(neuron.states), "kMaxStates")
-    _check_room(neuron, "numbers", len(neuron.learned) + len(neuron.numbers()), "kMaxParams")
+    _check_room(neuron, "numbers", len(neuron.required()) + len(neuron.numbers()), "kMaxParams")
     _check_room(neuron, "flags", len(neuron.flags()), "kMaxFlags")
     _check_firing(neuron)
     for p in (*neuron.numbers(), *(t.argument for t in neuron.learned)):
@@ -111,9 +133,9 @@ def check_neuron(neuron: type[Neuron]) -> None:
     _check_names(neuron)
 
 
-def check_surrogate(surrogate: type[Surrogate]) -> None:
+def check_surrogate(surrogate: type[Surrogate], for_readers: bool = True) -> None:
     """Everything about a surrogate: what it declares, its equations, and that they belong together."""
-    _check_texts(surrogate, ("name", "gradient_text"), ())
+    _check_texts(surrogate, ("name", *("gradient_text",) * for_readers), ())
     _check_tuple(surrogate, "parameters", Float)
     names = [p.name for p in surrogate.parameters]
     _check_room(surrogate, "parameters", len(names), "kMaxSurrogateParams")
@@ -126,7 +148,7 @@ def check_surrogate(surrogate: type[Surrogate]) -> None:
     _check_unique(surrogate, names)
     if surrogate.gradient is Surrogate.gradient:
         _refuse(surrogate, "it must have a gradient(x, p)")
-    if surrogate.has_primitive() != bool(surrogate.primitive_text):
+    if for_readers and surrogate.has_primitive() != bool(surrogate.primitive_text):
         _refuse(surrogate, "it must have both primitive(x, p) and primitive_text, or neither")
     traced = trace_surrogate(surrogate)
     used = {e.value for e in expr.topological(traced.values()) if e.op == "var"}
@@ -216,7 +238,7 @@ def _check_firing(neuron: type[Neuron]) -> None:
 
 
 def _check_starts(neuron: type[Neuron]) -> None:
-    plain = {p.name: p for p in (*neuron.learned, *neuron.all_parameters()) if isinstance(p, (Float, Learned))}
+    plain = {p.name: p for p in (*neuron.required(), *neuron.all_parameters()) if not isinstance(p, Flag)}
     for state in neuron.states:
         p = plain.get(state.start)
         if state.start != "0" and p is None:
@@ -247,7 +269,7 @@ def _check_unique(what: type, names: Sequence[str]) -> None:
 def _check_names(neuron: type[Neuron]) -> None:
     """States and parameters become names in C++ and Python, so each must be new in every scope that has it."""
     states, flags = [s.name for s in neuron.states], [p.name for p in neuron.flags()]
-    numbers, learned = neuron.numbers(), [t.name for t in neuron.learned]
+    numbers, learned = neuron.numbers(), [t.name for t in neuron.required()]
     names, symbols = [p.name for p in numbers], [p.symbol for p in numbers]
     weights = [t.weight for t in neuron.learned]
     _check_identifiers(neuron, [neuron.name, neuron.module, neuron.output, *weights], _PYTHON)
@@ -346,7 +368,7 @@ def check_use(neuron: type[Neuron], steps: Mapping[tuple[str, str], Sequence[Exp
             _refuse(neuron, f"a step may ask for a spike at {MAX_QUESTIONS} places, got {len(spikes)}")
     symbols = {
         p.name: p.symbol if isinstance(p, Float) else p.name
-        for p in (*neuron.learned, *neuron.all_parameters(), *neuron.conventions)
+        for p in (*neuron.required(), *neuron.all_parameters(), *neuron.conventions)
     }
     starts = [s.start for s in neuron.states]
     _check_used(neuron, [name for name, symbol in symbols.items() if f"p.{symbol}" not in used and name not in starts])

@@ -3,15 +3,13 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include <initializer_list>
-
 #include "elementary.h"
 #include "multistep.h"
+#include "shape.h"
 
 namespace snnkern::cuda {
 
-constexpr int kThreads = 128;  // most threads of a block
-constexpr int kGroup = 4;      // steps between two looks at how many are left
+constexpr int kGroup = 4;  // steps between two looks at how many are left
 
 // V neighbouring numbers of a row, as they lie in memory.
 template <class T, int V>
@@ -148,12 +146,30 @@ struct Parameters {
       for (int k = 0; k < Params::kCount; ++k) {
         const ParamTensor& t = a.tensor[k];
         value_.fill(k, R(a.params[k]));
-        if (!t.data) continue;
+        if (!t.data || kLikeX<Neuron> >> k & 1) continue;
 #pragma unroll
-        for (int v = 0; v < V; ++v) value_.row[k].lane[v] = static_cast<const R*>(t.data)[element(t, a.N, first + v)];
+        for (int v = 0; v < V; ++v) {
+          const R* at = static_cast<const R*>(t.data) + element(t, a.N, first + v);
+          value_.row[k].lane[v] = *at;
+          if (kInTime<Neuron> >> k & 1) first_[k][v] = at;
+        }
       }
     } else {
       common_.load(a);
+    }
+  }
+  // Those that change with time, in step t of a sequence of T.
+  template <class T>
+  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t, int64_t origin) {
+#pragma unroll
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(kInTime<Neuron> >> k & 1)) continue;
+      if (kLikeX<Neuron> >> k & 1) {
+        value_.row[k] = unpack<T, V>(Column<T, V>(a.tensor[k].data, t, a.inner, origin).load());
+        continue;
+      }
+#pragma unroll
+      for (int v = 0; v < V; ++v) value_.row[k].lane[v] = first_[k][v][t * a.tensor[k].step];
     }
   }
   __device__ __forceinline__ Params of(int lane) const {
@@ -177,6 +193,7 @@ struct Parameters {
 
   Params common_;
   Lanes<R, Neuron::kTensors ? Params::kCount : 0, V> value_;
+  const R* first_[kInTime<Neuron> ? Params::kCount : 1][V];  // where those that change with time are in the first step
 };
 
 // The states that enter step t, a multiple of the checkpoint period.
@@ -232,9 +249,9 @@ struct Direct {
 
 // kAhead rows of the input are loaded while the kAhead rows before them are worked on.
 template <class Neuron, class Surrogate, class T, int V, int kAhead, template <class, int, int> class StageOf = Direct>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
-                   const Surrogate surrogate) {
+__device__ __forceinline__ void forward_loop(const KernelArgs& a,
+                                             const typename Neuron::template Params<real_t<T>>& common,
+                                             const Surrogate& surrogate) {
   using R = real_t<T>;
   using Stage = StageOf<T, V, kGroup>;
   constexpr int S = Neuron::kStates;
@@ -242,7 +259,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = first_neuron<V>(Stage::kReversed);
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
+  parameters.template enter<T>(a, 0, origin);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -275,6 +293,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       stage.load(a, t, steps - group, origin);
       const auto step = [&](int j) {
+        parameters.template enter<T>(a, t + j, origin);
         const Numbers<R, V> input = stage.input(j, unpack<T, V>(x[group + j]));
         Numbers<R, V> fired;
 #pragma unroll
@@ -322,18 +341,35 @@ constexpr int blocks_wanted() {
   return Neuron::kTape <= 2 && V * Neuron::kStates <= 4 && Neuron::kGradients <= 4 ? 3 : 1;
 }
 
+// A parameter that changes with time has a gradient in each step.
+template <class Neuron, class T, int V>
+__device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64_t origin,
+                                           Lanes<real_t<T>, Neuron::kGradients, V>& grad_param) {
+  using R = real_t<T>;
+#pragma unroll
+  for (int k = 0; k < Neuron::kGradients; ++k) {
+    if (!(kInTime<Neuron> >> k & 1)) continue;
+    if (a.grad_param[k] && kLikeX<Neuron> >> k & 1) {
+      Column<T, V>(a.grad_param[k], t, a.inner, origin).store(pack<T, V>(grad_param.row[k]));
+    } else if (a.grad_param[k]) {
+      Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    }
+    grad_param.fill(k, R(0));
+  }
+}
+
 // BPTT of the V neurons from `first` on. Chunks of C steps, from the last to the first: a chunk is run forward from the
 // states that entered it, which leaves a tape in registers, and then back. C is the checkpoint period, or T <= C and
 // there is one chunk.
 template <class Neuron, class T, int V, int C, class Surrogate, class Stage>
-__device__ __forceinline__ void bptt(const KernelArgs& a,
+__device__ __forceinline__ void step_back(const KernelArgs& a,
                                           const typename Neuron::template Params<real_t<T>>& common,
                                           const Surrogate& surrogate, int64_t first, Stage& stage) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kGradients;
   static_assert(C % kGroup == 0);
   const int64_t origin = cuda::origin(a, first);
-  const Parameters<Neuron, R, V> parameters(common, a, first);
+  Parameters<Neuron, R, V> parameters(common, a, first);
   Lanes<R, S, V> grad;
   Lanes<R, L, V> grad_param;
 #pragma unroll
@@ -359,6 +395,7 @@ __device__ __forceinline__ void bptt(const KernelArgs& a,
     }
     stage.load(a, start, steps, origin);
     stage.begin(a, first);
+    parameters.template enter<T>(a, 0, origin);  // where a state may start
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -366,6 +403,7 @@ __device__ __forceinline__ void bptt(const KernelArgs& a,
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
+        if (j < steps) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> input = stage.input(j, unpack<T, V>(x[j]));
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -399,6 +437,7 @@ __device__ __forceinline__ void bptt(const KernelArgs& a,
 #pragma unroll
       for (int j = group + kGroup - 1; j >= group; --j) {
         const bool real = j < steps;  // a step after the last one leaves all as it was
+        if (real) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
         Numbers<R, V> gx;
 #pragma unroll
@@ -423,6 +462,7 @@ __device__ __forceinline__ void bptt(const KernelArgs& a,
         gx = stage.gradient(j - group, real, x[j], gx);
         if (real && (Stage::kStores || a.grad_x)) grad_x.store(pack<T, V>(gx));
         grad_x.up();
+        if (real && start + j > 0) leave_step<Neuron, T, V>(a, start + j, origin, grad_param);
       }
     }
   }
@@ -433,56 +473,52 @@ __device__ __forceinline__ void bptt(const KernelArgs& a,
 #pragma unroll
       for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
+  leave_step<Neuron, T, V>(a, 0, origin, grad_param);
 #pragma unroll
   for (int k = 0; k < L; ++k)
-    if (a.grad_param[k]) grad_param.store(k, a.grad_param[k], 0, a, first);
+    if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) grad_param.store(k, a.grad_param[k], 0, a, first);
+}
+
+template <class Neuron, class Surrogate, class T, int V, int C, template <class, int, int> class StageOf = Direct>
+__device__ __forceinline__ void backward_loop(const KernelArgs& a,
+                                              const typename Neuron::template Params<real_t<T>>& common,
+                                              const Surrogate& surrogate) {
+  using Stage = StageOf<T, V, C>;
+  const int64_t first = first_neuron<V>(Stage::kReversed);
+  if (first >= a.N) return;
+  Stage stage(a, first);
+  step_back<Neuron, T, V, C>(a, common, surrogate, first, stage);
+}
+
+// ---- the library's own kernels, and their launch; what is compiled at run time has its kernel from
+// codegen/emit/kernels.py
+
+#ifndef __CUDACC_RTC__
+
+template <class Neuron, class Surrogate, class T, int V, int kAhead, template <class, int, int> class StageOf = Direct>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                   const Surrogate surrogate) {
+  forward_loop<Neuron, Surrogate, T, V, kAhead, StageOf>(a, common, surrogate);
 }
 
 template <class Neuron, class Surrogate, class T, int V, int C, template <class, int, int> class StageOf = Direct>
 __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
     backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
                     const Surrogate surrogate) {
-  using Stage = StageOf<T, V, C>;
-  const int64_t first = first_neuron<V>(Stage::kReversed);
-  if (first >= a.N) return;
-  Stage stage(a, first);
-  bptt<Neuron, T, V, C>(a, common, surrogate, first, stage);
+  backward_loop<Neuron, Surrogate, T, V, C, StageOf>(a, common, surrogate);
 }
-
-// Whether every row of every tensor may be read in vectors of V.
-template <class T>
-bool vectors_fit(const KernelArgs& a, int V) {
-  if (a.inner % V) return false;
-  uintptr_t bits = 0;
-  for (const void* p : {a.x, static_cast<const void*>(a.spike), a.grad_spike, static_cast<const void*>(a.grad_x),
-                        a.norm.residual, static_cast<const void*>(a.norm.y), a.norm.grad_y})
-    bits |= reinterpret_cast<uintptr_t>(p);
-  if (bits % (sizeof(T) * V < 16 ? sizeof(T) * V : 16)) return false;
-  bits = reinterpret_cast<uintptr_t>(a.checkpoints);
-  for (int k = 0; k < kMaxStates; ++k)
-    for (const void* p : {a.state_init[k], static_cast<const void*>(a.state[k]), a.grad_state[k],
-                          static_cast<const void*>(a.grad_init[k])})
-      bits |= reinterpret_cast<uintptr_t>(p);
-  for (const void* p : a.grad_param) bits |= reinterpret_cast<uintptr_t>(p);
-  const size_t state = sizeof(real_t<T>) * V;
-  return bits % (state < 16 ? state : 16) == 0;
-}
-
-// How a launch spreads the neurons: V to a thread.
-struct Shape {
-  int V, threads;
-};
 
 template <class Neuron, class Surrogate, class R>
 using Kernel = void (*)(KernelArgs, typename Neuron::template Params<R>, Surrogate);
 
 template <class Neuron, class Surrogate, class R>
 const char* launch(const KernelArgs& a, void* stream, Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-  const int64_t threads = (a.N + shape.V - 1) / shape.V, blocks = (threads + shape.threads - 1) / shape.threads;
-  if (blocks > INT32_MAX) return "too many neurons for one launch";
+  const int64_t count = blocks(a, shape);
+  if (count > INT32_MAX) return "too many neurons for one launch";
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(shape.threads);
+  config.gridDim = dim3(static_cast<unsigned>(count));
+  config.blockDim = dim3(shape.threads());
   config.stream = static_cast<cudaStream_t>(stream);
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, KernelArgs(a), typename Neuron::template Params<R>(a), Surrogate(a));
@@ -495,49 +531,43 @@ inline int multiprocessors() {
   return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess ? count : 1;
 }
 
-// Whether V neurons a thread are possible, and leave enough threads to hide the latency of the memory.
-template <class T>
-bool wide_pays(const KernelArgs& a, int V) {
-  constexpr int64_t kEnough = 256;  // threads a multiprocessor
-  return a.N / V >= kEnough * multiprocessors() && vectors_fit<T>(a, V);
+// Calls run(place) with the place `chosen` as a constant.
+template <int kCount, int kPlace = 0, class Run>
+const char* with_constant(int chosen, const Run& run) {
+  if constexpr (kPlace + 1 < kCount) {
+    if (chosen != kPlace) return with_constant<kCount, kPlace + 1>(chosen, run);
+  }
+  return run(std::integral_constant<int, kPlace>());
 }
 
-// Whether the passes for tensors and conventions also come in vectors of 2: not those for checking, nor those that call
-// the surrogate by its number, nor those whose tape is too large.
+// The passes for tensors and conventions also come in vectors, but for those for checking, those that call the
+// surrogate by its number.
 template <class Neuron, class Surrogate, class T>
-constexpr bool kWideTensors = sizeof(real_t<T>) == 4 && !Neuron::kSmooth && !Surrogate::kByNumber && Neuron::kTape <= 3;
+constexpr bool kWide =
+    Neuron::kWide && (!Neuron::kTensors || (sizeof(T) < 8 && !Neuron::kSmooth && !Surrogate::kByNumber));
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
-  using R = real_t<T>;
-  using Surrogate = SurrogateOf<R>;
-  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
-  };
-  if constexpr (!Neuron::kTensors) {
-    if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4>);
-  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, forward_kernel<Neuron, Surrogate, T, 2, 8>);
-  }
-  return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16>);
+  using Surrogate = SurrogateOf<real_t<T>>;
+  constexpr Family of = {false, Neuron::kTensors, kWide<Neuron, Surrogate, T>, sizeof(T)};
+  return with_constant<shapes(of).count>(choose(a, of, multiprocessors()), [&](auto place) {
+    constexpr Shape shape = shapes(of).shape[decltype(place)::value];
+    return launch<Neuron, Surrogate, real_t<T>>(a, stream, shape,
+                                                forward_kernel<Neuron, Surrogate, T, shape.V, shape.steps>);
+  });
 }
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* backward(const KernelArgs& a, void* stream) {
-  using R = real_t<T>;
-  using Surrogate = SurrogateOf<R>;
-  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
-  };
-  if constexpr (!Neuron::kTensors) {
-    constexpr int kShort = 8 / sizeof(T);
-    if (a.T <= 8 && wide_pays<T>(a, kShort))
-      return run({kShort, kThreads}, backward_kernel<Neuron, Surrogate, T, kShort, 8>);
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
-  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
-  }
-  return run({1, kThreads / 2}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod>);
+  using Surrogate = SurrogateOf<real_t<T>>;
+  constexpr Family of = {true, Neuron::kTensors, kWide<Neuron, Surrogate, T>, sizeof(T)};
+  return with_constant<shapes(of).count>(choose(a, of, multiprocessors()), [&](auto place) {
+    constexpr Shape shape = shapes(of).shape[decltype(place)::value];
+    return launch<Neuron, Surrogate, real_t<T>>(a, stream, shape,
+                                                backward_kernel<Neuron, Surrogate, T, shape.V, shape.steps>);
+  });
 }
+
+#endif  // __CUDACC_RTC__
 
 }  // namespace snnkern::cuda

@@ -49,10 +49,11 @@ constexpr int kMaxSurrogateParams = 4;
 constexpr int64_t kCheckpointPeriod = 16;
 constexpr int64_t checkpoint_count(int64_t T) { return (T - 1) / kCheckpointPeriod; }
 
-// A parameter that is a tensor of the state dtype: neuron n reads element n / inner % size.
+// A parameter that is a tensor of the state dtype: in step t, neuron n reads element t * step + n / inner % size.
 struct ParamTensor {
   const void* data;  // null: a number
   int64_t inner, size;
+  int64_t step;  // 0: the same in every step
 };
 
 // A BatchNorm in front of a neuron, which then gets y = (x - mean) scale + bias [+ residual], scale = weight / sqrt(var +
@@ -88,7 +89,8 @@ struct KernelArgs {
   const void* grad_state[kMaxStates];  // laid out as state
   void* grad_x;
   void* grad_init[kMaxStates];
-  void* grad_param[kMaxParams];  // [N]: each neuron's share of a parameter's gradient
+  // Each neuron's share of a parameter's gradient: [N], or a sequence where the parameter changes with time.
+  void* grad_param[kMaxParams];
 
   double params[kMaxParams];
   ParamTensor tensor[kMaxParams];
@@ -141,6 +143,20 @@ template <class R>
 SNNKERN_FN R spike(R u) {
   return u >= R(0) ? R(1) : R(0);
 }
+
+// A neuron's step for kernels in which some parameters change from step to step: bit k of a mask stands for the k-th.
+// Those of `like_x` and their gradients are sequences of the type and layout of x; of the rest, see ParamTensor.
+template <class Neuron, uint32_t in_time, uint32_t like_x>
+struct InTime : Neuron {};
+template <class Neuron>
+constexpr uint32_t kInTime = 0;
+template <class Neuron, uint32_t in_time, uint32_t like_x>
+constexpr uint32_t kInTime<InTime<Neuron, in_time, like_x> > = in_time;
+template <class Neuron>
+constexpr uint32_t kLikeX = 0;
+template <class Neuron, uint32_t in_time, uint32_t like_x>
+constexpr uint32_t kLikeX<InTime<Neuron, in_time, like_x> > = like_x;
+static_assert(kMaxParams <= 32, "a bit for each parameter");
 
 // Stands where a kernel needs no surrogate: the forward pass.
 template <class R>

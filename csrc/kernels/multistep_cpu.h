@@ -95,21 +95,21 @@ class Parameters {
     if constexpr (!Neuron::kTensors) common_.load(a);
   }
 
+  // Those of the first step.
   SNNKERN_FN void load(const KernelArgs& a, const Block& block) {
-    if constexpr (Neuron::kTensors) {
-      for (int k = 0; k < Params::kCount; ++k) {
-        const ParamTensor& t = a.tensor[k];
-        fill(row_[k], R(a.params[k]));
-        if (!t.data) continue;
-        const R* values = static_cast<const R*>(t.data);
-        int64_t j = block.first / t.inner % t.size, left = t.inner - block.first % t.inner;
-        for (int64_t i = 0; i < block.count; ++i) {
-          row_[k][i] = values[j];
-          if (--left > 0) continue;
-          left = t.inner;
-          if (++j == t.size) j = 0;
-        }
-      }
+    if constexpr (Neuron::kTensors) load_rows<~0u>(a, block, 0);
+  }
+
+  // Those that change with time, of a sequence of T.
+  template <class T>
+  SNNKERN_FN void enter(const KernelArgs& a, const Block& block, int64_t time) {
+    if constexpr (kInTime<Neuron> != 0) load_rows<kInTime<Neuron>>(a, block, time);
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(kLikeX<Neuron> >> k & 1)) continue;
+      const T* values = static_cast<const T*>(a.tensor[k].data);
+      block.pieces(a, time, [&](int64_t from, int64_t to, int64_t n) SNNKERN_INLINE {
+        for (int64_t i = 0; i < n; ++i) row_[k][to + i] = to_real(values[from + i]);
+      });
     }
   }
 
@@ -127,6 +127,24 @@ class Parameters {
   SNNKERN_FN const R* row(int k) const { return k < 0 ? nullptr : row_[k]; }
 
  private:
+  template <uint32_t which>
+  SNNKERN_FN void load_rows(const KernelArgs& a, const Block& block, int64_t time) {
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(which >> k & 1)) continue;
+      const ParamTensor& t = a.tensor[k];
+      fill(row_[k], R(a.params[k]));
+      if (!t.data || kLikeX<Neuron> >> k & 1) continue;
+      const R* values = static_cast<const R*>(t.data) + time * t.step;
+      int64_t j = block.first / t.inner % t.size, left = t.inner - block.first % t.inner;
+      for (int64_t i = 0; i < block.count; ++i) {
+        row_[k][i] = values[j];
+        if (--left > 0) continue;
+        left = t.inner;
+        if (++j == t.size) j = 0;
+      }
+    }
+  }
+
   Params common_;
   alignas(64) R row_[Neuron::kTensors && Params::kCount > 0 ? Params::kCount : 1][kCpuBlock];
 };
@@ -247,10 +265,12 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block(a, first, end);
     p.load(a, block);
+    p.template enter<T>(a, block, 0);
     load_initial(state, a, p, block);
     for (int64_t t = 0; t < a.T; ++t) {
       if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0)
         for (int k = 0; k < S; ++k) block.store(a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a.N, state[k]);
+      p.template enter<T>(a, block, t);
       const T* __restrict x = block.read(a, a.x, t, x_buffer);
       T* __restrict spike = block.write(a, a.spike, t, spike_buffer);
       advance<Neuron::kForwardAsks, 1>(
@@ -310,13 +330,30 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
       if (a.grad_state[k] && !a.store_seq) block.load(grad[k], a.grad_state[k], 0, a.N);
     }
     for (int k = 0; k < Neuron::kGradients; ++k) fill(grad_param[k], R(0));
+    // A parameter that changes with time has a gradient in each step.
+    const auto leave = [&](int64_t t) SNNKERN_INLINE {
+      for (int k = 0; k < Neuron::kGradients; ++k) {
+        if (!(kInTime<Neuron> >> k & 1)) continue;
+        if (a.grad_param[k] && kLikeX<Neuron> >> k & 1) {
+          T* values = static_cast<T*>(a.grad_param[k]);
+          block.pieces(a, t, [&](int64_t to, int64_t from, int64_t n) SNNKERN_INLINE {
+            for (int64_t i = 0; i < n; ++i) values[to + i] = from_real<T>(grad_param[k][from + i]);
+          });
+        } else if (a.grad_param[k]) {
+          block.copy_out(a, a.grad_param[k], t, grad_param[k]);
+        }
+        fill(grad_param[k], R(0));
+      }
+    };
 
     for (int64_t chunk = checkpoint_count(a.T); chunk >= 0; --chunk) {
       const int64_t start = chunk * C, steps = a.T - start < C ? a.T - start : C;
+      p.template enter<T>(a, block, 0);  // where a state may start
       load_initial(state, a, p, block);
       if (chunk > 0)
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
       for (int64_t j = 0; j < steps; ++j) {
+        p.template enter<T>(a, block, start + j);
         const T* __restrict x = block.read(a, a.x, start + j, x_buffer);
         R(&__restrict notes)[K][kCpuBlock] = tape[j];
         advance<Neuron::kRecordAsks, K>(
@@ -338,9 +375,11 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
             });
           }
         }
+        p.template enter<T>(a, block, t);
         const T* grad_spike = a.grad_spike ? block.read(a, a.grad_spike, t, grad_buffer) : zeros;
         step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a, a.grad_x, t, out_buffer), answers);
         block.commit(a, a.grad_x, t, out_buffer);
+        if (t > 0) leave(t);
       }
     }
     for (int k = 0; k < S; ++k) {
@@ -350,8 +389,9 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
         for (int64_t i = 0; i < kCpuBlock; ++i) grad_param[Neuron::start(k)][i] += grad[k][i];
       }
     }
+    leave(0);
     for (int k = 0; k < Neuron::kGradients; ++k)
-      if (a.grad_param[k]) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
+      if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
   }
 }
 

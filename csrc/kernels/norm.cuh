@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(kSumThreads)
   Walk<V> walk(a);
   NormSums<T, V, C, kLean> stage(a, walk.any_neuron());
   SNNKERN_ROLLED
-  for (; walk.more(); walk.next()) bptt<Neuron, T, V, C>(a, common, surrogate, walk.neuron(), stage);
+  for (; walk.more(); walk.next()) step_back<Neuron, T, V, C>(a, common, surrogate, walk.neuron(), stage);
   for_channels<V>(a, walk.any_neuron(), [&](int v, int64_t channel) {
     stage.sum[v].product *= deviation_inverse(a.norm, entry<R>(a.norm.var, channel));
   });
@@ -486,17 +486,23 @@ const char* start(void (*kernel)(Params...), Grid grid, void* stream, bool early
 // A kernel that gives each thread V neurons.
 template <class Neuron, class Surrogate, class R>
 const char* launch_early(const KernelArgs& a, void* stream, Shape shape, bool early,
-                         void (*kernel)(KernelArgs, typename Neuron::template Params<R>, Surrogate)) {
-  const int64_t threads = (a.N + shape.V - 1) / shape.V, blocks = (threads + shape.threads - 1) / shape.threads;
-  if (blocks > INT32_MAX) return "too many neurons for one launch";
-  const Grid grid = {dim3(static_cast<unsigned>(blocks)), dim3(shape.threads)};
+                         Kernel<Neuron, Surrogate, R> kernel) {
+  const int64_t count = blocks(a, shape);
+  if (count > INT32_MAX) return "too many neurons for one launch";
+  const Grid grid = {dim3(static_cast<unsigned>(count)), dim3(shape.threads())};
   return start(kernel, grid, stream, early, a, typename Neuron::template Params<R>(a), Surrogate(a));
+}
+
+// Whether V neurons a thread are possible, and leave enough threads to hide the latency of the memory.
+template <class T>
+bool wide_pays(const KernelArgs& a, int V) {
+  return a.N / V >= 256 * multiprocessors() && vectors_fit(a, V, sizeof(T));
 }
 
 // Whether vectors of V are of the same channels, in memory, for all time.
 template <class T>
 bool sums_fit(const KernelArgs& a, int V) {
-  return (channels_last(a.norm) ? a.norm.size : a.norm.inner) % V == 0 && vectors_fit<T>(a, V);
+  return (channels_last(a.norm) ? a.norm.size : a.norm.inner) % V == 0 && vectors_fit(a, V, sizeof(T));
 }
 
 template <class R, template <class> class Sum>
@@ -535,11 +541,11 @@ const char* norm_forward(const KernelArgs& a, void* stream) {
     return launch_early<Neuron, Surrogate, R>(a, stream, shape, early, kernel);
   };
   if (a.store_seq || a.norm.residual || a.norm.y) {
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, forward_kernel<Neuron, Surrogate, T, 2, 8, WholeForward>);
-    return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16, WholeForward>);
+    if (wide_pays<T>(a, 2)) return run({2, 8}, forward_kernel<Neuron, Surrogate, T, 2, 8, WholeForward>);
+    return run({1, 16}, forward_kernel<Neuron, Surrogate, T, 1, 16, WholeForward>);
   }
-  if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4, LeanForward>);
-  return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16, LeanForward>);
+  if (wide_pays<T>(a, 4)) return run({4, 4}, forward_kernel<Neuron, Surrogate, T, 4, 4, LeanForward>);
+  return run({1, 16}, forward_kernel<Neuron, Surrogate, T, 1, 16, LeanForward>);
 }
 
 template <class Neuron, class Surrogate, class T>
@@ -580,16 +586,16 @@ const char* norm_backward(const KernelArgs& a, void* stream) {
     return launch_early<Neuron, Surrogate, R>(a, stream, shape, early, kernel);
   };
   if (a.T <= 4 && wide_pays<T>(a, 4))
-    return run({4, kThreads}, backward_kernel<Neuron, Surrogate, T, 4, 4, LeanGradient>);
+    return run({4, 4}, backward_kernel<Neuron, Surrogate, T, 4, 4, LeanGradient>);
   if (wide_pays<T>(a, 2))
-    return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod, LeanGradient>);
-  return run({1, kThreads / 2}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod, LeanGradient>);
+    return run({2, kCheckpointPeriod}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod, LeanGradient>);
+  return run({1, kCheckpointPeriod}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod, LeanGradient>);
 }
 
 // The neuron that gives what it gets: the BatchNorm alone.
 struct Identity {
   static constexpr int kStates = 0, kGradients = 0, kTape = 0;
-  static constexpr bool kTensors = false, kSmooth = false;
+  static constexpr bool kTensors = false, kSmooth = false, kWide = true;
   template <class R>
   struct Params {
     static constexpr int kCount = 0;

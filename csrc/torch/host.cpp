@@ -9,14 +9,20 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <limits>
+#include <map>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 
 #include "../generated/registry.h"
+#include "driver.h"
 #include "info.h"
 
 namespace snnkern {
@@ -32,6 +38,8 @@ struct Parameter {
   int index;
   Tensor tensor;
   bool learned;  // one that is always a tensor
+  bool in_time;  // it has a value for each step
+  bool like_x;   // it also has one for each neuron, and the type of x
 };
 
 // An operator's arguments, checked; tensors as the caller gave them.
@@ -114,6 +122,16 @@ std::string join(const std::vector<std::string>& names) {
 // As combinations name it.
 const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
+// Those that were defined at run time.
+struct Defined {
+  std::mutex mutex;
+  std::map<std::string, const SurrogateSpec*, std::less<>> by_name;
+};
+Defined& defined() {
+  static auto* all = new Defined;
+  return *all;
+}
+
 const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   static const auto* index = [] {
     auto* map = new std::unordered_map<std::string_view, const SurrogateSpec*>;
@@ -122,9 +140,17 @@ const SurrogateSpec* find_surrogate(const Call& call, std::string_view name) {
   }();
   const auto found = index->find(name);
   if (found == index->end()) {
-    std::vector<std::string> legal;
+    std::vector<std::string> legal, own;
     for (const SurrogateSpec& s : kSurrogates) legal.emplace_back(s.name);
-    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'");
+    {
+      const std::lock_guard<std::mutex> lock(defined().mutex);
+      const auto later = defined().by_name.find(name);
+      if (later != defined().by_name.end()) return later->second;
+      for (const auto& [key, s] : defined().by_name)
+        if (key == s->name) own.push_back(key);
+    }
+    SNNKERN_CHECK_VALUE(call, false, "surrogate must be one of ", join(legal), "; got '", std::string(name), "'",
+                        own.empty() ? "" : "; of your own there are ", join(own));
   }
   return found->second;
 }
@@ -159,20 +185,30 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
               every_step ? "the shape of x_seq, " : "the shape of x_seq[0], ");
 }
 
-// A parameter has a value for each neuron, by the usual rules of broadcasting against x_seq[0]. Messages name it as the
-// functions and modules do, and then the operator's argument: "tau must be ..., got 0.5 (decay_tensor)".
-void check_parameter(const Call& call, const Argument& argument, const Tensor& t) {
+// Takes a parameter that is a tensor, or null: it broadcasts by the usual rules against x_seq[0], or against x_seq and
+// then has a value for each step. Messages name it as the functions and modules do, and then the operator's argument:
+// "tau must be ..., got 0.5 (decay_tensor)".
+void read_parameter(Call& call, const Argument& argument, int index, const c10::IValue& value) {
+  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false, false});
+  if (value.isNone()) return;
+  const Tensor t = call.parameters.back().tensor = value.toTensor();
   const bool is_own = argument.kind == Kind::kLearned;
   const char* name = is_own ? argument.name : argument.parameter;
   const std::string given = is_own ? "" : std::string(" (") + argument.name + ")";
   check_tensor(call, name, t, given);
-  const auto want = call.x.sym_sizes().slice(1), got = t.sym_sizes();
+  const auto want = call.x.sym_sizes(), got = t.sym_sizes();
   bool fits = got.size() <= want.size();
   for (size_t d = 0; fits && d < got.size(); ++d) {
     const c10::SymInt& size = got[got.size() - 1 - d];
     fits = TORCH_GUARD_OR_FALSE(size.sym_eq(1)) || TORCH_GUARD_OR_TRUE(size.sym_eq(want[want.size() - 1 - d]));
   }
-  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want, "; got shape ", got, given);
+  SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
+                want, "; got shape ", got, given);
+  const bool in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
+  bool like_x = in_time && t.scalar_type() == call.x.scalar_type();
+  for (size_t d = 0; like_x && d < got.size(); ++d) like_x = TORCH_GUARD_OR_FALSE(got[d].sym_eq(want[d]));
+  call.parameters.back().in_time = in_time;
+  call.parameters.back().like_x = like_x;
   const Range& range = argument.range;
   if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
@@ -252,14 +288,12 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         check_x(call);
         break;
       case Kind::kLearned:
-        call.parameters.push_back({param++, value.toTensor(), true});
-        check_parameter(call, argument, call.parameters.back().tensor);
+        read_parameter(call, argument, param++, value);
         break;
       case Kind::kTensor:
-        call.parameters.push_back({tensor++, value.isNone() ? Tensor() : value.toTensor(), false});
+        read_parameter(call, argument, tensor++, value);
         if (value.isNone()) break;
         call.general |= argument.is_convention;
-        check_parameter(call, argument, call.parameters.back().tensor);
         SNNKERN_CHECK_VALUE(call, call.reset == kHard || std::string_view(argument.name) != "v_reset_tensor",
                             argument.name, " needs a hard reset: v_reset must be a number, got None");
         break;
@@ -412,66 +446,160 @@ Kernel look_up(const Row<Kernel>* row, Pass pass, int reset, int dtype) {
   return row ? row->kernel[pass][reset][dtype] : nullptr;
 }
 
+// A surrogate on the CPU, or null; one that was defined at run time may have yet to be compiled.
+const CpuSurrogate* compiled(const Call& call, const SurrogateSpec& surrogate) {
+  const CpuSurrogate* found = __atomic_load_n(surrogate.cpu, __ATOMIC_ACQUIRE);
+  if (found || !surrogate.make) return found;
+  const char* error = surrogate.make();
+  SNNKERN_CHECK(call, !error, error);
+  return __atomic_load_n(surrogate.cpu, __ATOMIC_ACQUIRE);
+}
+
+std::atomic<MakeKernel> compiler = nullptr;
+
+// What was compiled at run time, of a kind: for the CPU a kernel, for CUDA one that is loaded; null where a pass has
+// none of this shape.
+template <class Kernel, class Load>
+Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
+  using Key = std::tuple<const char*, int, int, int, int, uint32_t, uint32_t, int, int, int>;
+  static std::mutex mutex;
+  static auto* all = new std::map<Key, Kernel>;
+  const Key key(wanted.forward_schema, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time,
+                wanted.like_x, wanted.V, wanted.steps, wanted.architecture);
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = all->find(key);
+    if (found != all->end()) return found->second;
+  }
+  // Without the lock: Python takes its own.
+  const MakeKernel make = compiler;
+  SNNKERN_CHECK(call, make, "this snnkern was built without this kernel for ", call.x.device(),
+                ", and what compiles it at run time is snnkern's Python package, which was not imported");
+  const void* place = nullptr;
+  const char* error = make(&wanted, &place);
+  SNNKERN_CHECK(call, !error, error);
+  const Kernel kernel = place ? load(place) : nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  return all->emplace(key, kernel).first->second;
+}
+
+void launch_made_on_cuda(const Call& call, const KernelArgs& args, Wanted wanted, void* stream) {
+  const int index = call.x.device().index();
+  driver::Device device;
+  const char* error = driver::describe(index, device);
+  SNNKERN_CHECK(call, !error, "the CUDA driver failed: ", error);
+  wanted.architecture = device.architecture;
+  const auto load = [&](const void* cubin) {
+    driver::Function kernel = nullptr;
+    const char* error = driver::load(cubin, kMadeKernel, kernel);
+    SNNKERN_CHECK(call, !error, "loading the kernel failed: ", error);
+    return kernel;
+  };
+  const bool tensors = wanted.pass != kForward && wanted.pass != kBackward;
+  const bool is_smooth = wanted.pass == kSmoothForward || wanted.pass == kSmoothBackward;
+  const cuda::Family of = {wanted.pass % 2 == kBackward, tensors, !tensors || (call.dtype != kF64 && !is_smooth),
+                           static_cast<int>(call.x.element_size())};
+  const cuda::Shapes shapes = cuda::shapes(of);
+  driver::Function kernel = nullptr;
+  for (int i = cuda::choose(args, of, device.multiprocessors); !kernel && i < shapes.count; ++i) {
+    wanted.V = shapes.shape[i].V;
+    wanted.steps = shapes.shape[i].steps;
+    kernel = made<driver::Function>(call, wanted, load);
+    if (kernel) error = driver::launch(kernel, args, shapes.shape[i], index, stream);
+  }
+  SNNKERN_CHECK(call, kernel && !error, "the CUDA launch failed: ", error ? error : "no kernel");
+}
+
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
-  for (const Parameter& p : call.parameters) tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
+  uint32_t in_time = 0, like_x = 0;
+  for (const Parameter& p : call.parameters) {
+    tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
+    in_time |= uint32_t(p.in_time) << p.index;
+    like_x |= uint32_t(p.like_x) << p.index;
+  }
   const Pass lean = is_backward ? kBackward : kForward;
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
-  const bool is_lean = !tensors && !call.general && call.spiking && call.finite;
-  const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
-  if (call.x.is_cpu()) {
-    const CpuKernel kernel = look_up(*call.neuron.cpu, is_lean ? lean : whole, call.reset, call.dtype);
-    const CpuSurrogate* surrogate = needs_surrogate ? *call.surrogate->cpu : nullptr;
-    check_built(call, kernel && (surrogate || !needs_surrogate));
+  const bool is_lean = !tensors && !in_time && !call.general && call.spiking && call.finite;
+  const SurrogateSpec* surrogate =
+      call.neuron.has_surrogate && (is_backward || !call.spiking) ? call.surrogate : nullptr;
+  const bool is_made = !call.neuron.is_built_in() || in_time;
+  const c10::Device device = call.x.device();
+  const auto wanted = [&](Pass pass) {
+    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
+  };
+  if (device.is_cpu()) {
+    const Pass pass = is_lean ? lean : whole;
+    const auto load = [](const void* place) { return reinterpret_cast<CpuKernel>(const_cast<void*>(place)); };
+    const CpuKernel kernel =
+        is_made ? made<CpuKernel>(call, wanted(pass), load) : look_up(*call.neuron.cpu, pass, call.reset, call.dtype);
+    const CpuSurrogate* answers = surrogate ? compiled(call, *surrogate) : nullptr;
+    check_built(call, kernel && (answers || !surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      kernel(args, surrogate, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
+      kernel(args, answers, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
     });
+    return;
+  }
+  void* const stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+#ifdef SNNKERN_WITH_CUDA
+  const bool is_built = !is_made && !(surrogate && surrogate->make);
+#else
+  const bool is_built = false;
+#endif
+  if (!is_built) {
+    if (args.N == 0) return;
+    // float64 is for checking: the passes for tensors do for it.
+    Wanted kernel = wanted(is_lean && call.dtype != kF64 ? lean : whole);
+    kernel.surrogate = surrogate ? surrogate->index : -1;
+    launch_made_on_cuda(call, args, kernel, stream);
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
   const auto rows = call.neuron.cuda;
-  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
+  const Row<CudaKernel>* const own = rows[surrogate ? surrogate->index + 1 : 0];
   CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
   if (!kernel) kernel = look_up(own, whole, call.reset, call.dtype);
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
-  const c10::Device device = call.x.device();
-  void* stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
   const char* error = kernel(args, stream);
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
-#else
-  SNNKERN_CHECK(
-      call, false, "x_seq is on ", call.x.device(),
-      ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
 #endif
 }
 
-// A parameter in the state dtype, in the storage order of x, as far as it differs between neurons: neuron n reads
-// element n / inner % size. Only one that varies along some dimensions, not along one between them, is copied out.
-ParamTensor param_tensor(Tensor& t, const Tensor& x) {
-  if (t.numel() == 1) {
-    t = t.to(state_type(x));
-    return {t.const_data_ptr(), 1, 1};
+// A parameter in the state dtype, in the storage order of x, as far as it differs between neurons and steps: see
+// ParamTensor. Only one that varies along some dimensions, not along one between them, is copied out.
+ParamTensor param_tensor(Parameter& p, const Tensor& x) {
+  if (p.like_x) {
+    p.tensor = laid_out(p.tensor, x, kSequence, x.scalar_type());
+    // Kernels read it in vectors.
+    if (reinterpret_cast<uintptr_t>(p.tensor.const_data_ptr()) % 16 != 0)
+      p.tensor = empty(x, kSequence, x.scalar_type()).copy_(p.tensor);
+    return {p.tensor.const_data_ptr(), 1, 1, 0};
   }
-  Tensor values = t.to(state_type(x));
-  while (values.dim() + 1 < x.dim()) values = values.unsqueeze(0);
-  c10::SmallVector<int64_t, 6> order;  // of the dimensions of a step, from the outermost
-  for (int64_t d = 0; d + 1 < x.dim(); ++d) order.push_back(d);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.stride(a + 1) > x.stride(b + 1); });
+  if (p.tensor.numel() == 1) {
+    p.tensor = p.tensor.to(state_type(x));
+    return {p.tensor.const_data_ptr(), 1, 1, 0};
+  }
+  Tensor values = p.tensor.to(state_type(x));
+  while (values.dim() < x.dim()) values = values.unsqueeze(0);
+  c10::SmallVector<int64_t, 6> order;  // of the dimensions, from the outermost; time stays in front
+  for (int64_t d = 0; d < x.dim(); ++d) order.push_back(d);
+  std::stable_sort(order.begin() + 1, order.end(), [&](int64_t a, int64_t b) { return x.stride(a) > x.stride(b); });
   values = values.permute(order);
-  int64_t first = 0, last = values.dim() - 1, inner = 1;
-  while (values.size(first) == 1) ++first;
-  for (; values.size(last) == 1; --last) inner *= x.size(order[last] + 1);
+  int64_t first = 1, last = values.dim() - 1, inner = 1;
+  while (first <= last && values.size(first) == 1) ++first;
+  for (; last > first && values.size(last) == 1; --last) inner *= x.size(order[last]);
   std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
-  for (int64_t d = first; d <= last; ++d) sizes[d] = x.size(order[d] + 1);
-  t = values.expand(sizes).contiguous();
-  return {t.const_data_ptr(), inner, t.numel()};
+  for (int64_t d = first; d <= last; ++d) sizes[d] = x.size(order[d]);
+  p.tensor = values.expand(sizes).contiguous();
+  const int64_t size = p.tensor.numel() / p.tensor.size(0);
+  return {p.tensor.const_data_ptr(), size == 1 ? 1 : inner, size, p.in_time ? size : 0};
 }
 
 // The initial states and parameters as kernels read them, and what else forward and backward share. The tensors of the
@@ -488,7 +616,7 @@ void prepare(Call& call, const Tensor& x) {
   }
   if (args.N == 0) return;
   for (Parameter& p : call.parameters)
-    if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p.tensor, x);
+    if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p, x);
 }
 
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
@@ -549,13 +677,14 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
   Tensor grad_x = empty(x, kSequence, x.scalar_type());
   // What the user did not give has no gradient: an empty tensor stands for it.
-  const auto gradient = [&](const Tensor& t) {
-    return t.defined() ? empty(x, kStep, type) : at::empty({0}, x.options().dtype(type));
+  const auto gradient = [&](const Tensor& t, Extent extent, at::ScalarType type) {
+    return t.defined() ? empty(x, extent, type) : at::empty({0}, x.options().dtype(type));
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (const Tensor& t : call.init) grad_init.push_back(gradient(t));
+  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
   c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
-  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor));
+  for (const Parameter& p : call.parameters)
+    shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
   if (!x.is_meta()) {
     prepare(call, x);
@@ -580,12 +709,22 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   // The order of a sum is fixed by the shapes, so the result is the same on every run.
   for (size_t k = 0; k < given.size(); ++k) {
     const Tensor& t = given[k].tensor;
-    if (t.defined()) shares[k] = at::sum_to(shares[k], t.sym_sizes()).to(t.scalar_type());
+    if (!t.defined()) continue;
+    const bool one_step = t.dim() == x.dim() && !given[k].in_time;  // of a time of its own
+    shares[k] = at::sum_to(shares[k], t.sym_sizes().slice(one_step ? 1 : 0)).to(t.scalar_type());
+    if (one_step) shares[k] = shares[k].unsqueeze(0);
   }
   stack.emplace_back(std::move(grad_x));
   for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
   for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
   for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
+}
+
+void set_compiler(MakeKernel make) { compiler = make; }
+
+void add_surrogate(const SurrogateSpec& surrogate, const char* key) {
+  const std::lock_guard<std::mutex> lock(defined().mutex);
+  for (const char* name : {key, surrogate.name}) defined().by_name[name] = &surrogate;
 }
 
 namespace {

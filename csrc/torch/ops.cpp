@@ -78,3 +78,36 @@ TORCH_LIBRARY_IMPL(snnkern, CPU, m) { for_all(m, implement); }
 TORCH_LIBRARY_IMPL(snnkern, CUDA, m) { for_all(m, implement); }
 TORCH_LIBRARY_IMPL(snnkern, Meta, m) { for_all(m, implement); }
 TORCH_LIBRARY_IMPL(snnkern, Autograd, m) { for_all(m, implement_autograd); }
+
+// Neurons and surrogates that are defined at run time; see snnkern/define.py. What is given must stay where it is: the
+// operators are never taken back, since graphs may hold them. `size` is that of the struct, as the caller knows it.
+// Returns an error text, or null.
+extern "C" {
+
+__attribute__((visibility("default"))) const char* snnkern_define_neuron(const NeuronSpec* neuron, size_t size) {
+  static thread_local std::string error;
+  try {
+    TORCH_CHECK(size == sizeof(NeuronSpec), "a NeuronSpec has ", sizeof(NeuronSpec), " bytes, got ", size);
+    const auto library = [](torch::Library::Kind kind, std::optional<c10::DispatchKey> key) -> torch::Library& {
+      return *new torch::Library(kind, "snnkern", key, __FILE__, __LINE__);
+    };
+    define(library(torch::Library::FRAGMENT, std::nullopt), *neuron);
+    for (const auto key : {c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::Meta})
+      implement(library(torch::Library::IMPL, key), *neuron);
+    implement_autograd(library(torch::Library::IMPL, c10::DispatchKey::Autograd), *neuron);
+    return nullptr;
+  } catch (const std::exception& e) {
+    error = e.what();
+    return error.c_str();
+  }
+}
+
+__attribute__((visibility("default"))) const char* snnkern_define_surrogate(const SurrogateSpec* surrogate, size_t size,
+                                                                            const char* key) {
+  if (size != sizeof(SurrogateSpec)) return "SurrogateSpec has another size";
+  add_surrogate(*surrogate, key);
+  return nullptr;
+}
+
+__attribute__((visibility("default"))) void snnkern_set_compiler(MakeKernel make) { set_compiler(make); }
+}
