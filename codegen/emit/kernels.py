@@ -5,6 +5,7 @@ surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that 
 cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a block of neurons
 cpu/surrogates/atan.cpp  these surrogates
 cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
+cuda/lif/norm.cu         the kernels of a plain pass with a BatchNorm in front; cuda/norm.cu: the BatchNorm alone
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
@@ -113,6 +114,8 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         out[f"cpu/neurons/{neuron.name}.cpp"] = cpu_file(neuron, chosen.of(neuron))
         for part in dict.fromkeys((None, *chosen.of(neuron).surrogates)):
             out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen.of(neuron))
+        out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
+    out["cuda/norm.cu"] = cuda_norm()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
     return out
@@ -128,6 +131,10 @@ PASSES = {
     "smooth_backward": ("smooth", True),
     "general_forward": ("general", False),
     "general_backward": ("general", True),
+    "norm_forward": ("norm", False),
+    "norm_sums": ("norm", True),
+    "norm_backward": ("norm", True),
+    "norm_whole": ("norm", True),
 }
 Kernel = tuple[str, str, str]  # pass, reset, dtype
 
@@ -205,6 +212,48 @@ def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str, in_time: int = 
 def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int, like_x: int) -> str:
     name = struct_name(neuron, reset, kind)
     return f"InTime<{name}, {in_time}, {like_x}>" if in_time else name
+
+
+def cuda_norm_file(neuron: type[Neuron], chosen: Selection) -> str:
+    """The kernels of a neuron with a BatchNorm in front, for any surrogate."""
+    made: dict[Kernel, str] = {}
+    for name, (kind, is_backward) in PASSES.items():
+        for reset in chosen.resets:
+            for dtype in chosen.dtypes:
+                if kind != "norm" or dtype == "f64":  # which the BatchNorm alone and the plain pass do for
+                    continue
+                used = "AnySurrogate" if neuron.has_surrogate and is_backward else "NoSurrogate"
+                made[name, reset, dtype] = f"&{name}<{struct_name(neuron, reset, '')}, {used}, {DTYPES[dtype]}>"
+    return f"""{HEADER}#include "../../../kernels/norm.cuh"
+#include "../../neurons/{neuron.name}.h"
+#include "../../surrogates/any.h"
+
+namespace snnkern::cuda {{
+
+{_row("cuda", f"{neuron.name}_norm", made)}
+}}  // namespace snnkern::cuda
+"""
+
+
+def cuda_norm() -> str:
+    """The BatchNorm alone, which no neuron is behind."""
+    made = {
+        (name, RESETS[0], dtype): f"&{name}<Identity, NoSurrogate, {real}>"
+        for name, (kind, _) in PASSES.items()
+        for dtype, real in DTYPES.items()
+        if kind == "norm" and name != "norm_sums"
+    }
+    statistics = ", ".join(f"&statistics<{real}>" for real in DTYPES.values())
+    return f"""{HEADER}#include "../../kernels/norm.cuh"
+
+namespace snnkern::cuda {{
+
+{_row("cuda", "norm_alone", made)}
+extern const CudaKernel norm_statistics[kDtypes];
+const CudaKernel norm_statistics[kDtypes] = {{{statistics}}};
+
+}}  // namespace snnkern::cuda
+"""
 
 
 def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
