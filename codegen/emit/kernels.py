@@ -116,6 +116,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
             out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen.of(neuron))
         out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
     out["cuda/norm.cu"] = cuda_norm()
+    out["cpu/norm.cpp"] = cpu_norm()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
     return out
@@ -272,6 +273,37 @@ namespace snnkern::cpu {{
 """
 
 
+def cpu_norm() -> str:
+    """The BatchNorm on the CPU, for each dtype."""
+    definitions = ""
+    rows = []
+    for dtype, real in DTYPES.items():
+        names = [f"norm_{function}_{dtype}" for function in ("stage", "moments", "gradient")]
+        rows.append("{" + ", ".join(f"&{name}" for name in names) + "}")
+        definitions += f"""
+Stage* {names[0]}(const KernelArgs& a, double* sums) {{
+  return new NormStage<{real}>(a, sums);
+}}
+SNNKERN_CPU_KERNEL void {names[1]}(const KernelArgs& a, const double* near, double* sums, int64_t begin, int64_t end) {{
+  const auto stage = std::make_unique<NormStage<{real}>>(a, sums);
+  for (int64_t first = begin; first < end; first += kCpuBlock) stage->add_moments(Block(a, first, end), near);
+}}
+SNNKERN_CPU_KERNEL void {names[2]}(const KernelArgs& a, int64_t begin, int64_t end) {{
+  const auto stage = std::make_unique<NormStage<{real}>>(a, nullptr);
+  for (int64_t first = begin; first < end; first += kCpuBlock) stage->gradient(Block(a, first, end));
+}}
+"""
+    return f"""{HEADER}#include "../../kernels/norm_cpu.h"
+
+namespace snnkern::cpu {{
+{definitions}
+extern const CpuNorm kNorm[kDtypes];
+const CpuNorm kNorm[kDtypes] = {{{", ".join(rows)}}};
+
+}}  // namespace snnkern::cpu
+"""
+
+
 def cpu_surrogate_file(surrogate: type[Surrogate]) -> str:
     """A surrogate for blocks of neurons."""
     return f"""{HEADER}#include "../../../kernels/multistep_cpu.h"
@@ -394,7 +426,7 @@ namespace snnkern::cpu {{
 
 
 def cuda_table(chosen: Selection) -> str:
-    """[neuron][0: shared, 1 + surrogate] -> row, or null where this build has none."""
+    """[neuron][0: shared, 1 + surrogate, the last: with a BatchNorm] -> row, or null where this build has none."""
     cells = [
         [
             f"{n.name}_{s.name if s else 'shared'}"
@@ -402,6 +434,7 @@ def cuda_table(chosen: Selection) -> str:
             else ""
             for s in (None, *SURROGATES)
         ]
+        + [f"{n.name}_norm" if chosen.of(n).neurons else ""]
         for n in NEURONS
     ]
     return f"""{HEADER}#include "../../kernels/multistep.h"

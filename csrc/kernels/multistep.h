@@ -72,6 +72,25 @@ struct NormArgs {
   void* partial;       // room for what is added up
 };
 
+namespace cpu {
+
+struct Block;
+
+// What may stand between the sequences and the steps: it has rows of a block in the state dtype, for kernels of that
+// type.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  virtual void enter(const Block& block) = 0;  // what follows is of this block
+  virtual const void* input(int64_t t) = 0;
+  virtual void output(int64_t t, const void* spike) = 0;
+  virtual const void* grad_output(int64_t t) = 0;
+  virtual void grad_input(int64_t t, const void* gradient) = 0;
+  virtual void leave() = 0;
+};
+
+}  // namespace cpu
+
 // Sequences are [N / inner, T, inner] in storage order: with time outermost, inner is N; with the batch first, a row of
 // one sample. States are [N]. Tensors of x's dtype: x, spike, grad_spike, grad_x. All others have the state dtype:
 // float, or double for double x. A null pointer is a tensor that is not wanted, or a gradient that is zero.
@@ -98,6 +117,7 @@ struct KernelArgs {
   int32_t surrogate_id;
   double surrogate[kMaxSurrogateParams];
   NormArgs norm;
+  cpu::Stage* stage;  // on the CPU: what stands between the sequences and the steps, or null
 };
 
 // 16-bit floating-point storage; arithmetic is in float.
@@ -182,6 +202,16 @@ struct CpuSurrogate {
 };
 // A CPU kernel computes the neurons [begin, end); begin is a multiple of kCpuBlock.
 using CpuKernel = void (*)(const KernelArgs& args, const CpuSurrogate* surrogate, int64_t begin, int64_t end);
+// The BatchNorm in front of a neuron on the CPU, for sequences of one dtype.
+struct CpuNorm {
+  // The stage for a share of the neurons, which adds to `sums`, [2, size], unless it is null: in BPTT what NormArgs::sums
+  // are. The caller deletes it.
+  cpu::Stage* (*stage)(const KernelArgs& args, double* sums);
+  // The sums of x - near and its square; near is [size].
+  void (*moments)(const KernelArgs& args, const double* near, double* sums, int64_t begin, int64_t end);
+  // The gradient in x, from that in y in the place of grad_spike, which may be where grad_x is.
+  void (*gradient)(const KernelArgs& args, int64_t begin, int64_t end);
+};
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
 

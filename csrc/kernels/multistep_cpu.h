@@ -264,6 +264,7 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
   alignas(64) T x_buffer[kCpuBlock] = {}, spike_buffer[kCpuBlock];
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block(a, first, end);
+    if (a.stage) a.stage->enter(block);
     p.load(a, block);
     p.template enter<T>(a, block, 0);
     load_initial(state, a, p, block);
@@ -271,14 +272,14 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
       if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0)
         for (int k = 0; k < S; ++k) block.store(a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a.N, state[k]);
       p.template enter<T>(a, block, t);
-      const T* __restrict x = block.read(a, a.x, t, x_buffer);
-      T* __restrict spike = block.write(a, a.spike, t, spike_buffer);
+      const T* __restrict x = a.stage ? static_cast<const T*>(a.stage->input(t)) : block.read(a, a.x, t, x_buffer);
+      T* __restrict spike = a.stage ? spike_buffer : block.write(a, a.spike, t, spike_buffer);
       advance<Neuron::kForwardAsks, 1>(
           state, answers,
           [&](int64_t i, const auto& s, R* v, R* out)
               SNNKERN_INLINE { out[0] = Neuron::template forward<R>(p[i], s, to_real(x[i]), v); },
           [&](int64_t i, const R* out) SNNKERN_INLINE { spike[i] = from_real<T>(out[0]); });
-      block.commit(a, a.spike, t, spike_buffer);
+      a.stage ? a.stage->output(t, spike) : block.commit(a, a.spike, t, spike_buffer);
       if (a.store_seq)
         for (int k = 0; k < S; ++k) block.copy_out(a, a.state[k], t, state[k]);
     }
@@ -324,6 +325,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
   alignas(64) const T zeros[kCpuBlock] = {};
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block(a, first, end);
+    if (a.stage) a.stage->enter(block);
     p.load(a, block);
     for (int k = 0; k < S; ++k) {
       fill(grad[k], R(0));
@@ -354,7 +356,8 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
       for (int64_t j = 0; j < steps; ++j) {
         p.template enter<T>(a, block, start + j);
-        const T* __restrict x = block.read(a, a.x, start + j, x_buffer);
+        const T* __restrict x = a.stage ? static_cast<const T*>(a.stage->input(start + j))
+                                        : block.read(a, a.x, start + j, x_buffer);
         R(&__restrict notes)[K][kCpuBlock] = tape[j];
         advance<Neuron::kRecordAsks, K>(
             state, answers,
@@ -376,9 +379,12 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
           }
         }
         p.template enter<T>(a, block, t);
-        const T* grad_spike = a.grad_spike ? block.read(a, a.grad_spike, t, grad_buffer) : zeros;
-        step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a, a.grad_x, t, out_buffer), answers);
-        block.commit(a, a.grad_x, t, out_buffer);
+        const T* grad_spike = !a.grad_spike ? zeros
+                              : a.stage     ? static_cast<const T*>(a.stage->grad_output(t))
+                                            : block.read(a, a.grad_spike, t, grad_buffer);
+        T* const grad_x = a.stage ? out_buffer : block.write(a, a.grad_x, t, out_buffer);
+        step_back(p, tape[j], grad_spike, grad, grad_param, grad_x, answers);
+        a.stage ? a.stage->grad_input(t, grad_x) : block.commit(a, a.grad_x, t, out_buffer);
         if (t > 0) leave(t);
       }
     }
@@ -392,6 +398,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
     leave(0);
     for (int k = 0; k < Neuron::kGradients; ++k)
       if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) block.store(a.grad_param[k], 0, a.N, grad_param[k]);
+    if (a.stage) a.stage->leave();
   }
 }
 

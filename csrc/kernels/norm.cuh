@@ -378,6 +378,7 @@ class NormSums : public NormInput<T, V, C, kIsLean> {
       const Row from_y = unpack<T, V>(grad_y_[j]);
 #pragma unroll
       for (int v = 0; v < V; ++v) gy.lane[v] += from_y.lane[v];
+      gy = unpack<T, V>(pack<T, V>(gy));  // as it is stored
     }
     if (real) {
 #pragma unroll
