@@ -510,11 +510,38 @@ void launch_made_on_cuda(const Call& call, const KernelArgs& args, Wanted wanted
   SNNKERN_CHECK(call, kernel && !error, "the CUDA launch failed: ", error ? error : "no kernel");
 }
 
-void launch(const Call& call, const KernelArgs& args, bool is_backward) {
+// Whether the lean passes do.
+bool is_plain(const Call& call) {
   bool tensors = false;
+  for (const Parameter& p : call.parameters)
+    tensors |= p.in_time || (p.tensor.defined() && !(p.learned && p.tensor.numel() == 1));
+  return !tensors && !call.general && call.spiking && call.finite;
+}
+
+// On the CPU with a BatchNorm: run(begin, end, sums) for shares of the neurons, that are of the shape alone; and what all
+// have summed, where it is wanted.
+template <class Run>
+void for_shares(const KernelArgs& args, const Run& run) {
+  constexpr int64_t kShares = 64;
+  const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock, shares = std::min(blocks, kShares);
+  const int64_t columns = args.norm.partial ? 2 * args.norm.size : 0;
+  std::vector<double> sums(shares * columns);
+  at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t begin = blocks * i / shares * kCpuBlock, end = blocks * (i + 1) / shares * kCpuBlock;
+      run(begin, std::min(end, args.N), columns ? &sums[i * columns] : nullptr);
+    }
+  });
+  for (int64_t c = 0; c < columns; ++c) {
+    double sum = 0;
+    for (int64_t i = 0; i < shares; ++i) sum += sums[i * columns + c];
+    static_cast<double*>(args.norm.partial)[c] = sum;
+  }
+}
+
+void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   uint32_t in_time = 0, like_x = 0;
   for (const Parameter& p : call.parameters) {
-    tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
     in_time |= uint32_t(p.in_time) << p.index;
     like_x |= uint32_t(p.like_x) << p.index;
   }
@@ -522,7 +549,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
-  const bool is_lean = !tensors && !in_time && !call.general && call.spiking && call.finite;
+  const bool is_lean = is_plain(call);
   const SurrogateSpec* surrogate =
       call.neuron.has_surrogate && (is_backward || !call.spiking) ? call.surrogate : nullptr;
   const bool is_made = !call.neuron.is_built_in() || in_time;
@@ -533,10 +560,23 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   if (device.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
     const auto load = [](const void* place) { return reinterpret_cast<CpuKernel>(const_cast<void*>(place)); };
+    // What stands between the sequences and the steps has rows of the state dtype.
+    const Dtype dtype = !args.norm.size ? call.dtype : call.dtype == kF64 ? kF64 : kF32;
+    Wanted made_here = wanted(pass);
+    made_here.dtype = dtype;
     const CpuKernel kernel =
-        is_made ? made<CpuKernel>(call, wanted(pass), load) : look_up(*call.neuron.cpu, pass, call.reset, call.dtype);
+        is_made ? made<CpuKernel>(call, made_here, load) : look_up(*call.neuron.cpu, pass, call.reset, dtype);
     const CpuSurrogate* answers = surrogate ? compiled(call, *surrogate) : nullptr;
     check_built(call, kernel && (answers || !surrogate));
+    if (args.norm.size) {
+      for_shares(args, [&](int64_t begin, int64_t end, double* sums) {
+        KernelArgs own = args;
+        const std::unique_ptr<cpu::Stage> stage(cpu::kNorm[call.dtype].stage(own, sums));
+        own.stage = stage.get();
+        kernel(own, answers, begin, end);
+      });
+      return;
+    }
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));

@@ -29,6 +29,18 @@ void forward(const NeuronSpec& neuron, Stack& stack);
 void train(const NeuronSpec& neuron, Stack& stack);
 void backward(const NeuronSpec& neuron, Stack& stack);
 
+// A neuron with a BatchNorm in front: `<neuron>_norm_forward` and so on, with the arguments of the neuron's own operators
+// and these.
+struct NormSpec {
+  static constexpr int kForwardArguments = 7, kBackwardArguments = 8;
+  explicit NormSpec(const NeuronSpec& neuron);
+  const NeuronSpec& neuron;
+  std::string forward_schema, train_schema, backward_schema;
+};
+void norm_forward(const NormSpec& norm, Stack& stack);
+void norm_train(const NormSpec& norm, Stack& stack);
+void norm_backward(const NormSpec& norm, Stack& stack);
+
 // A surrogate that operators find from now on under its name, and under `key`, which no other will have.
 void add_surrogate(const SurrogateSpec& surrogate, const char* key);
 
