@@ -100,6 +100,19 @@ class ParamTensor(ctypes.Structure):
     )
 
 
+class NormArgs(ctypes.Structure):
+    """NormArgs of csrc/kernels/multistep.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("size", "inner")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("mean", "var", "weight", "bias", "residual", "y", "grad_y")),
+        *((name, ctypes.c_void_p) for name in ("statistics", "sums")),
+        ("count", ctypes.c_double),
+        ("partial", ctypes.c_void_p),
+    )
+
+
 class KernelArgs(ctypes.Structure):
     """KernelArgs of csrc/kernels/multistep.h."""
 
@@ -124,6 +137,8 @@ class KernelArgs(ctypes.Structure):
         ("flags", ctypes.c_int64 * FLAGS),
         ("surrogate_id", ctypes.c_int32),
         ("surrogate", ctypes.c_double * SURROGATE_PARAMS),
+        ("norm", NormArgs),
+        ("stage", ctypes.c_void_p),
     )
 
 

@@ -232,7 +232,12 @@ def test_a_neuron_says_what_it_lacks_in_its_class(monkeypatch: pytest.MonkeyPatc
     selection = kernels.Selection(neurons=(Plain,))
     assert selection.combinations() == [f"toy:none:soft:{d}" for d in schema.DTYPES]
     files = kernels.files(selection)
-    assert {p for p in files if "toy" in p} == {"neurons/toy.h", "cpu/neurons/toy.cpp", "cuda/toy/shared.cu"}
+    assert {p for p in files if "toy" in p} == {
+        "neurons/toy.h",
+        "cpu/neurons/toy.cpp",
+        "cuda/toy/shared.cu",
+        "cuda/toy/norm.cu",
+    }
     assert "ToyHard" not in files["neurons/toy.h"] and "ToySoftSmooth" not in files["neurons/toy.h"]
     declared = "toy_forward(Tensor x_seq, Tensor? v_init=None, float keep=0.5, bool store_v_seq=False, Tensor? keep_tensor=None) -> (Tensor v_seq, "
     assert declared in files["registry.h"] and '"grad_v_seq"' in files["registry.h"]

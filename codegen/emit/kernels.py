@@ -187,8 +187,10 @@ def cuda_file(neuron: type[Neuron], surrogate: type[Surrogate] | None, chosen: S
         used = surrogate.__name__ if surrogate else "AnySurrogate" if asks else "NoSurrogate"
         function = "backward" if is_backward else "forward"
         made[kernel] = f"&{function}<{struct_name(neuron, reset, kind)}, {used}, {DTYPES[dtype]}>"
+    if surrogate and surrogate.name in USUAL_SURROGATES:  # by its number, BPTT takes up to 1.8 times as long
+        made |= _norm_kernels(neuron, chosen, surrogate.__name__, ("norm_sums", "norm_backward"))
     stem = surrogate.name if surrogate else "any"
-    return f"""{HEADER}#include "../../../kernels/multistep.cuh"
+    return f"""{HEADER}#include "../../../kernels/{"norm" if surrogate and surrogate.name in USUAL_SURROGATES else "multistep"}.cuh"
 #include "../../neurons/{neuron.name}.h"
 #include "../../surrogates/{stem}.h"
 
@@ -215,16 +217,26 @@ def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int, like_x: int
     return f"InTime<{name}, {in_time}, {like_x}>" if in_time else name
 
 
-def cuda_norm_file(neuron: type[Neuron], chosen: Selection) -> str:
-    """The kernels of a neuron with a BatchNorm in front, for any surrogate."""
+NORM_PASSES = tuple(name for name, (kind, _) in PASSES.items() if kind == "norm")
+
+
+def _norm_kernels(
+    neuron: type[Neuron], chosen: Selection, surrogate: str, passes: Sequence[str] = NORM_PASSES
+) -> dict[Kernel, str]:
     made: dict[Kernel, str] = {}
-    for name, (kind, is_backward) in PASSES.items():
+    for name in passes:
         for reset in chosen.resets:
             for dtype in chosen.dtypes:
-                if kind != "norm" or dtype == "f64":  # which the BatchNorm alone and the plain pass do for
+                if dtype == "f64":  # the BatchNorm alone and the plain pass do for it
                     continue
-                used = "AnySurrogate" if neuron.has_surrogate and is_backward else "NoSurrogate"
+                used = surrogate if PASSES[name][1] else "NoSurrogate"
                 made[name, reset, dtype] = f"&{name}<{struct_name(neuron, reset, '')}, {used}, {DTYPES[dtype]}>"
+    return made
+
+
+def cuda_norm_file(neuron: type[Neuron], chosen: Selection) -> str:
+    """The kernels of a neuron with a BatchNorm in front, for any surrogate."""
+    made = _norm_kernels(neuron, chosen, "AnySurrogate" if neuron.has_surrogate else "NoSurrogate")
     return f"""{HEADER}#include "../../../kernels/norm.cuh"
 #include "../../neurons/{neuron.name}.h"
 #include "../../surrogates/any.h"

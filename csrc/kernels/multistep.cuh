@@ -228,8 +228,8 @@ __device__ __forceinline__ int steps_left(const KernelArgs& a, int64_t start, in
   return a.T - start < C ? static_cast<int>(a.T - start) : C;
 }
 
-// What lies between the sequences and the steps: here nothing, in norm.cuh a BatchNorm. A stage has rows of its own, C at
-// a time, of the steps from `start` on of which `steps` are left.
+// What lies between the sequences and the steps: here nothing, in norm.cuh a BatchNorm. A stage has rows of its own, C
+// at a time, of the steps from `start` on of which `steps` are left.
 template <class T, int V, int C>
 struct Direct {
   using Row = Numbers<real_t<T>, V>;
@@ -241,7 +241,8 @@ struct Direct {
   __device__ __forceinline__ void load(const KernelArgs&, int64_t, int, int64_t) {}
   // The input of a step, of C, whose row in x is given. In the forward pass all steps in order.
   __device__ __forceinline__ Row input(int, const Row& x) { return x; }
-  // BPTT: when the first loads are on their way; before the steps of a group; and what the gradient in the input becomes.
+  // BPTT: when the first loads are on their way; before the steps of a group; and what the gradient in the input
+  // becomes.
   __device__ __forceinline__ void begin(const KernelArgs&, int64_t) {}
   __device__ __forceinline__ void load_gradients(const KernelArgs&, int64_t, int, int64_t) {}
   __device__ __forceinline__ Row gradient(int, bool, const Packed<T, V>&, const Row& gy) { return gy; }

@@ -56,8 +56,8 @@ struct ParamTensor {
   int64_t step;  // 0: the same in every step
 };
 
-// A BatchNorm in front of a neuron, which then gets y = (x - mean) scale + bias [+ residual], scale = weight / sqrt(var +
-// eps). Neuron n is in channel n / inner % size. Tensors are [size] of the state dtype, and sequences have x's dtype.
+// A BatchNorm in front of a neuron, which then gets y = (x - mean) scale + bias [+ residual], scale = weight / sqrt(var
+// + eps). Neuron n is in channel n / inner % size. Tensors are [size] of the state dtype, and sequences have x's dtype.
 struct NormArgs {
   int64_t size, inner;  // size 0: there is none
   double eps;
@@ -66,10 +66,10 @@ struct NormArgs {
   void* y;             // y itself, where it is a result
   const void* grad_y;  // the gradient in that result
   void* statistics;    // [3, size]: mean, var and unbiased var of x
-  void* sums;          // [2, size]: of gy and gy (x - mean) / sqrt(var + eps), where gy is the gradient in y. Null where
-                       // mean and var are not of x: they are no part of the gradient then.
-  double count;        // values a channel that these are of
-  void* partial;       // room for what is added up
+  void* sums;     // [2, size]: of gy and gy (x - mean) / sqrt(var + eps), where gy is the gradient in y. Null where
+                  // mean and var are not of x: they are no part of the gradient then.
+  double count;   // values a channel that these are of
+  void* partial;  // room for what is added up
 };
 
 namespace cpu {
@@ -204,8 +204,8 @@ struct CpuSurrogate {
 using CpuKernel = void (*)(const KernelArgs& args, const CpuSurrogate* surrogate, int64_t begin, int64_t end);
 // The BatchNorm in front of a neuron on the CPU, for sequences of one dtype.
 struct CpuNorm {
-  // The stage for a share of the neurons, which adds to `sums`, [2, size], unless it is null: in BPTT what NormArgs::sums
-  // are. The caller deletes it.
+  // The stage for a share of the neurons, which adds to `sums`, [2, size], unless it is null: in BPTT what
+  // NormArgs::sums are. The caller deletes it.
   cpu::Stage* (*stage)(const KernelArgs& args, double* sums);
   // The sums of x - near and its square; near is [size].
   void (*moments)(const KernelArgs& args, const double* near, double* sums, int64_t begin, int64_t end);

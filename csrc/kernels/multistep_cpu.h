@@ -356,8 +356,8 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
       for (int64_t j = 0; j < steps; ++j) {
         p.template enter<T>(a, block, start + j);
-        const T* __restrict x = a.stage ? static_cast<const T*>(a.stage->input(start + j))
-                                        : block.read(a, a.x, start + j, x_buffer);
+        const T* __restrict x =
+            a.stage ? static_cast<const T*>(a.stage->input(start + j)) : block.read(a, a.x, start + j, x_buffer);
         R(&__restrict notes)[K][kCpuBlock] = tape[j];
         advance<Neuron::kRecordAsks, K>(
             state, answers,

@@ -1,6 +1,6 @@
-// A BatchNorm in front of a neuron, for CUDA: statistics, the stages in the time loops of multistep.cuh, and the sums that
-// the gradient needs. Sums are taken in two steps whose order the shape alone decides: each thread's and each block's,
-// which are written as partial sums, and those.
+// A BatchNorm in front of a neuron, for CUDA: statistics, the stages in the time loops of multistep.cuh, and the sums
+// that the gradient needs. Sums are taken in two steps whose order the shape alone decides: each thread's and each
+// block's, which are written as partial sums, and those.
 #pragma once
 #include "multistep.cuh"
 
@@ -28,8 +28,8 @@ __device__ __forceinline__ R deviation_inverse(const NormArgs& n, R var) {
   return R(1) / sqrt(var + R(n.eps));
 }
 
-// The values of V neighbouring neurons in tables of channels: get(lane, channel). One channel does for all where they are
-// in the same; `first` is the first neuron.
+// The values of V neighbouring neurons in tables of channels: get(lane, channel). One channel does for all where they
+// are in the same; `first` is the first neuron.
 template <int V, class Get>
 __device__ __forceinline__ void for_channels(const KernelArgs& a, int64_t first, const Get& get) {
   const NormArgs& n = a.norm;
@@ -69,7 +69,8 @@ class NormInput {
   __device__ __forceinline__ NormInput(const KernelArgs& a, int64_t first) {
     for_channels<V>(a, first, [&](int v, int64_t channel) {
       mean_.lane[v] = entry<R>(a.norm.mean, channel);
-      scale_.lane[v] = entry<R>(a.norm.weight, channel, R(1)) * deviation_inverse(a.norm, entry<R>(a.norm.var, channel));
+      scale_.lane[v] =
+          entry<R>(a.norm.weight, channel, R(1)) * deviation_inverse(a.norm, entry<R>(a.norm.var, channel));
       bias_.lane[v] = entry<R>(a.norm.bias, channel);
     });
   }
@@ -171,8 +172,8 @@ class NormGradient : public NormInput<T, V, C, kIsLean> {
 
 // ---- sums ----------------------------------------------------------------------------------------------------------
 
-// How a block's threads are spread over a tensor: with channels side by side in memory, blockDim.x vectors of channels by
-// blockDim.y positions; else all are in one channel. gridDim.y blocks share a channel's positions.
+// How a block's threads are spread over a tensor: with channels side by side in memory, blockDim.x vectors of channels
+// by blockDim.y positions; else all are in one channel. gridDim.y blocks share a channel's positions.
 inline bool channels_last(const NormArgs& n) { return n.inner == 1 && n.size > 1; }
 
 // Partial sums a channel, of the shape alone.
@@ -311,8 +312,8 @@ __device__ __forceinline__ void add_up(Sum& sum, int width) {
   }
 }
 
-// What the threads of a block have summed, a lane for each neuron of a vector: the block's part of its channels' sums, or
-// all of it.
+// What the threads of a block have summed, a lane for each neuron of a vector: the block's part of its channels' sums,
+// or all of it.
 template <int V, class R, template <class> class Sum>
 __device__ __forceinline__ void add_block(const KernelArgs& a, const Walk<V>& walk, Sum<R> (&lane)[V]) {
   const bool is_whole = gridDim.y == 1;
@@ -550,8 +551,7 @@ const char* norm_forward(const KernelArgs& a, void* stream) {
 }
 
 template <class Neuron, class Surrogate, class T>
-const char* launch_sums(const KernelArgs& a, void* stream, int V,
-                        Kernel<Neuron, Surrogate, real_t<T>> kernel) {
+const char* launch_sums(const KernelArgs& a, void* stream, int V, Kernel<Neuron, Surrogate, real_t<T>> kernel) {
   using R = real_t<T>;
   const char* error =
       start(kernel, sum_grid(a, V), stream, false, a, typename Neuron::template Params<R>(a), Surrogate(a));
@@ -586,8 +586,7 @@ const char* norm_backward(const KernelArgs& a, void* stream) {
   const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
     return launch_early<Neuron, Surrogate, R>(a, stream, shape, early, kernel);
   };
-  if (a.T <= 4 && wide_pays<T>(a, 4))
-    return run({4, 4}, backward_kernel<Neuron, Surrogate, T, 4, 4, LeanGradient>);
+  if (a.T <= 4 && wide_pays<T>(a, 4)) return run({4, 4}, backward_kernel<Neuron, Surrogate, T, 4, 4, LeanGradient>);
   if (wide_pays<T>(a, 2))
     return run({2, kCheckpointPeriod}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod, LeanGradient>);
   return run({1, kCheckpointPeriod}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod, LeanGradient>);

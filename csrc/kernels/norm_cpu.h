@@ -1,6 +1,6 @@
-// A BatchNorm in front of a neuron, on the CPU: statistics, and the stage in the time loops of multistep_cpu.h. Sums are
-// taken in double, over shares of the neurons that the shape alone decides, so that they are the same for any number of
-// threads.
+// A BatchNorm in front of a neuron, on the CPU: statistics, and the stage in the time loops of multistep_cpu.h. Sums
+// are taken in double, over shares of the neurons that the shape alone decides, so that they are the same for any
+// number of threads.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -141,6 +141,5 @@ class NormStage final : public Stage {
   alignas(64) double first_[kCpuBlock] = {}, gy_[kCpuBlock] = {}, product_[kCpuBlock] = {};
   alignas(64) T in_[kCpuBlock] = {}, out_[kCpuBlock] = {};
 };
-
 
 }  // namespace snnkern::cpu

@@ -38,6 +38,11 @@ c10::intrusive_ptr<T> make_node(Args&&... args) {
 c10::intrusive_ptr<Node> self(Node& node) { return node.getptr(); }
 #endif
 
+// Of the arguments of a BatchNorm: weight, bias, mean, var and residual_seq are kept, and weight, bias and residual_seq
+// get gradients; then come eps and batch_statistics.
+constexpr int kNormTensors = 5, kNormInputs = 3;
+constexpr bool gets_gradient(int norm_tensor) { return norm_tensor != 2 && norm_tensor != 3; }
+
 struct Backward : Node {
   explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
 
@@ -47,7 +52,9 @@ struct Backward : Node {
   std::vector<c10::IValue> arguments;  // of the forward; tensors are left out
   bool released = false;
 
-  std::string name() const override { return std::string("snnkern::") + neuron.name + "_backward"; }
+  std::string name() const override {
+    return std::string("snnkern::") + neuron.name + (operators.with_norm ? "_norm_backward" : "_backward");
+  }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -68,7 +75,7 @@ struct Backward : Node {
                            const std::vector<c10::IValue>& arguments, const TensorAt& tensor_at,
                            const IsWanted& is_wanted) {
     const NeuronSpec& neuron = operators.neuron;
-    const size_t inputs = neuron.differentiable();
+    const size_t inputs = neuron.differentiable() + (operators.with_norm ? kNormInputs : 0);
     variable_list out(inputs);
     bool any = false;
     for (const Tensor& g : grads) any |= g.defined();
@@ -76,8 +83,18 @@ struct Backward : Node {
 
     const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
     Stack stack;
+    size_t checkpoints = neuron.tensors();
+    if (operators.with_norm) {
+      stack.push_back(c10::IValue());
+      if (grads.size() > size_t(1 + neuron.states)) {  // the sum is a result
+        stack.back() = optional(std::move(grads.back()));
+        grads.pop_back();
+      }
+      for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(checkpoints++)));
+      for (int i = 0; i < 2; ++i) stack.push_back(arguments[neuron.argument_count + i]);
+    }
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
-    stack.emplace_back(tensor_at(neuron.tensors()));
+    stack.emplace_back(tensor_at(checkpoints));
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
       stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
@@ -137,28 +154,38 @@ bool wants_grad(const c10::IValue* begin, const c10::IValue* end) {
 
 }  // namespace
 
+Differentiable::Differentiable(const NormSpec& norm)
+    : neuron(norm.neuron),
+      with_norm(true),
+      forward(find(norm.forward_schema.c_str())),
+      train(find(norm.train_schema.c_str())),
+      backward(find(norm.backward_schema.c_str())) {}
+
 Differentiable::Differentiable(const NeuronSpec& neuron)
     : neuron(neuron),
+      with_norm(false),
       forward(find(neuron.forward_schema)),
       train(find(neuron.train_schema)),
       backward(find(neuron.backward_schema)) {}
 
 void autograd(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
-  const c10::IValue* values = arguments(neuron, stack, neuron.argument_count);
+  const int count = neuron.argument_count + (operators.with_norm ? NormSpec::kForwardArguments : 0);
+  const c10::IValue* values = arguments(neuron, stack, count);
   variable_list inputs, tensors;  // what gets a gradient, and what is kept
-  for (int i = 0; i < neuron.argument_count; ++i) {
-    const Kind kind = neuron.arguments[i].kind;
-    if (!is_tensor(kind)) continue;
+  const int of_norm = operators.with_norm ? kNormTensors : 0;
+  for (int i = 0; i < neuron.argument_count + of_norm; ++i) {
+    const bool is_norm = i >= neuron.argument_count;
+    if (!is_norm && !is_tensor(neuron.arguments[i].kind)) continue;
     tensors.push_back(values[i].isNone() ? Tensor() : values[i].toTensor());
-    if (!is_differentiable(kind)) continue;
+    if (is_norm ? !gets_gradient(i - neuron.argument_count) : !is_differentiable(neuron.arguments[i].kind)) continue;
     inputs.push_back(tensors.back());
     const Tensor& t = inputs.back();
     if (!t.defined()) continue;
     TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(0).defined(), "snnkern.", neuron.name,
                                 "_forward: forward-mode AD (jvp) is not supported; snnkern.reference supports it");
   }
-  if (!wants_grad(values, values + neuron.argument_count)) {
+  if (!wants_grad(values, values + count)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     operators.forward.callBoxed(stack);
     return;
@@ -169,13 +196,26 @@ void autograd(const Differentiable& operators, Stack& stack) {
   for (int i = 0; i < neuron.argument_count; ++i) {
     node->arguments.push_back(is_tensor(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
   }
+  const size_t mean = tensors.size() - kNormTensors + 2;  // of a BatchNorm
+  const bool batch = operators.with_norm && !tensors[mean].defined();
+  const bool with_sum = operators.with_norm && values[count - 1].toBool();
+  if (operators.with_norm) {
+    node->arguments.push_back(values[neuron.argument_count + kNormTensors]);
+    node->arguments.emplace_back(batch);
+  }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     operators.train.callBoxed(stack);
   }
   const Tensor checkpoints = torch::jit::pop(stack).toTensor();
-  for (int i = 0; i < 1 + neuron.states; ++i) {
-    Tensor output = torch::jit::peek(stack, i, 1 + neuron.states).toTensor();
+  const int results = 1 + neuron.states + (operators.with_norm ? 2 : 0);
+  if (batch) {
+    const Tensor statistics = torch::jit::peek(stack, results - 1, results).toTensor();
+    tensors[mean] = statistics.select(0, 0);
+    tensors[mean + 1] = statistics.select(0, 1);
+  }
+  for (int i = 0; i < 1 + neuron.states + with_sum; ++i) {
+    Tensor output = torch::jit::peek(stack, i, results).toTensor();
     torch::autograd::set_history(output, node);
   }
   for (const Tensor& t : tensors) node->tensors.emplace_back(t, false);
@@ -187,7 +227,8 @@ void autograd(const Differentiable& operators, Stack& stack) {
 
 void autograd_of_backward(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
-  const size_t count = neuron.states + 2 + neuron.argument_count;
+  const size_t count =
+      neuron.states + 2 + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;
@@ -205,7 +246,7 @@ void autograd_of_backward(const Differentiable& operators, Stack& stack) {
       std::string("snnkern.") + neuron.name +
           "_forward: double backward (create_graph=True) is not supported; snnkern.reference supports it",
       std::move(edges));
-  const int results = neuron.differentiable();
+  const int results = neuron.differentiable() + (operators.with_norm ? kNormInputs : 0);
   for (int i = 0; i < results; ++i) {
     Tensor t = torch::jit::peek(stack, i, results).toTensor();
     torch::autograd::set_history(t, error);

@@ -3,14 +3,16 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 
-#include "spec.h"
+#include "host.h"
 
 namespace snnkern {
 
 // A neuron and its operators, once they are defined. A node of a graph refers to it, so it must live as long as any.
 struct Differentiable {
   explicit Differentiable(const NeuronSpec& neuron);
+  explicit Differentiable(const NormSpec& norm);
   const NeuronSpec& neuron;
+  const bool with_norm;  // they are those with a BatchNorm in front
   const c10::OperatorHandle forward, train, backward;
 };
 

@@ -15,6 +15,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -518,8 +519,8 @@ bool is_plain(const Call& call) {
   return !tensors && !call.general && call.spiking && call.finite;
 }
 
-// On the CPU with a BatchNorm: run(begin, end, sums) for shares of the neurons, that are of the shape alone; and what all
-// have summed, where it is wanted.
+// On the CPU with a BatchNorm: run(begin, end, sums) for shares of the neurons, that are of the shape alone; and what
+// all have summed, where it is wanted.
 template <class Run>
 void for_shares(const KernelArgs& args, const Run& run) {
   constexpr int64_t kShares = 64;
@@ -682,16 +683,267 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   if (training) stack.emplace_back(std::move(checkpoints));
 }
 
-}  // namespace
+// ---- with a BatchNorm in front -------------------------------------------------------------------------------------
 
-void forward(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, false); }
+// What its operators have besides the neuron's arguments.
+struct Norm {
+  Tensor weight, bias, mean, var, residual;
+  double eps = 0;
 
-void train(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, true); }
+  int64_t channels(const Tensor& x) const { return x.size(2); }
+};
 
-void backward(const NeuronSpec& neuron, Stack& stack) {
-  const int incoming = neuron.states + 2, count = incoming + neuron.argument_count;
+// From `values` on: weight, bias, mean, var, residual_seq, eps.
+Norm read_norm(const Call& call, const c10::IValue* values) {
+  const Tensor& x = call.x;
+  SNNKERN_CHECK(call, x.dim() >= 3, "x_seq must be [T, N, C, ...] with at least 3 dimensions, got ", x.dim());
+  Norm norm;
+  const auto take = [&](Tensor& t, const char* name, int i) {
+    if (values[i].isNone()) return;
+    t = values[i].toTensor();
+    check_tensor(call, name, t);
+    if (i < 4) check_sizes(call, name, t, x.sym_sizes().slice(2, 1), "a value for each channel of x_seq, ");
+  };
+  take(norm.weight, "weight", 0);
+  take(norm.bias, "bias", 1);
+  take(norm.mean, "mean", 2);
+  take(norm.var, "var", 3);
+  take(norm.residual, "residual_seq", 4);
+  if (norm.residual.defined()) check_shape(call, "residual_seq", norm.residual, true);
+  SNNKERN_CHECK_VALUE(call, norm.mean.defined() == norm.var.defined(),
+                      "mean and var must be given together, or neither");
+  norm.eps = values[5].toDouble();
+  SNNKERN_CHECK_VALUE(call, norm.eps > 0, "eps must be > 0, got ", norm.eps);
+  return norm;
+}
+
+// The BatchNorm as kernels read it, but for what it sums. Its tensors must outlive the launch.
+void prepare(Call& call, Norm& norm, const Tensor& x) {
+  NormArgs& args = call.args.norm;
+  const at::ScalarType type = state_type(x);
+  args.size = x.size(2);
+  args.inner = args.size > 1 ? strides_of(x, kStep)[1].expect_int() : std::max<int64_t>(call.args.N, 1);
+  args.eps = norm.eps;
+  args.count = static_cast<double>(x.numel()) / args.size;
+  for (Tensor* t : {&norm.weight, &norm.bias, &norm.mean, &norm.var})
+    if (t->defined()) *t = t->to(type).contiguous();
+  norm.residual = laid_out(norm.residual, x, kSequence, x.scalar_type());
+  args.weight = read_ptr(norm.weight);
+  args.bias = read_ptr(norm.bias);
+  args.mean = read_ptr(norm.mean);
+  args.var = read_ptr(norm.var);
+  args.residual = read_ptr(norm.residual);
+}
+
+#ifdef SNNKERN_WITH_CUDA
+CudaKernel fused(const Call& call, Pass pass) {
+  if (!is_plain(call) || !call.neuron.is_built_in() || (call.surrogate && call.surrogate->make)) return nullptr;
+  const auto rows = call.neuron.cuda;
+  const CudaKernel own =
+      call.surrogate ? look_up(rows[call.surrogate->index + 1], pass, call.reset, call.dtype) : nullptr;
+  return own ? own : look_up(rows[std::size(kSurrogates) + 1], pass, call.reset, call.dtype);
+}
+
+void run(const Call& call, CudaKernel kernel, const KernelArgs& args) {
+  void* const stream = c10::impl::VirtualGuardImpl(call.x.device().type()).getStream(call.x.device()).native_handle();
+  const char* error = kernel(args, stream);
+  SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
+}
+
+CudaKernel norm_alone(const Call& call, Pass pass) { return look_up(&cuda::norm_alone, pass, kHard, call.dtype); }
+#endif
+
+#ifdef SNNKERN_WITH_CUDA
+// y = args.norm.y, by the BatchNorm alone.
+void normalise(const Call& call, KernelArgs args) {
+  args.spike = args.norm.y;
+  args.norm.y = nullptr;
+  args.store_seq = false;
+  run(call, norm_alone(call, kNormForward), args);
+}
+#endif
+
+// The forward pass behind the statistics.
+void launch_normed(const Call& call, const KernelArgs& args, const Tensor& x) {
+  if (x.is_cpu()) return launch(call, args, false);
+#ifdef SNNKERN_WITH_CUDA
+  if (args.N == 0) return;
+  if (const CudaKernel kernel = fused(call, kNormForward)) return run(call, kernel, args);
+  const Tensor y = args.norm.y ? Tensor() : empty(x, kSequence, x.scalar_type());
+  KernelArgs own = args;
+  if (y.defined()) own.norm.y = y.mutable_data_ptr();
+  normalise(call, own);
+  own.x = own.norm.y;
+  own.norm = {};
+  launch(call, own, false);
+#endif
+}
+
+// BPTT and what follows from it: the sums in args.norm.sums, the gradient in y in `grad_y` where it is given, and that
+// in x. `batch`: mean and var are of x.
+void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, const Tensor& grad_y, bool batch) {
+  void* const grad_x = args.grad_x;
+  void* const sums = args.norm.sums;
+  const int64_t C = args.norm.size;
+  if (grad_y.defined()) args.grad_x = grad_y.mutable_data_ptr();
+  if (x.is_cpu()) {
+    std::vector<double> total(2 * C);
+    args.norm.partial = total.data();
+    args.norm.sums = nullptr;
+    launch(call, args, true);
+    for (int64_t c = 0; c < 2 * C; ++c) {
+      if (call.dtype == kF64)
+        static_cast<double*>(sums)[c] = total[c];
+      else
+        static_cast<float*>(sums)[c] = static_cast<float>(total[c]);
+    }
+    args.norm.partial = nullptr;
+    args.norm.sums = batch ? sums : nullptr;
+    args.grad_spike = args.grad_x;
+    args.grad_x = grad_x;
+    for_shares(args, [&](int64_t begin, int64_t end, double*) { cpu::kNorm[call.dtype].gradient(args, begin, end); });
+    return;
+  }
+#ifdef SNNKERN_WITH_CUDA
+  if (args.N == 0) return;
+  const Tensor partial = at::empty({3 * 1024 * C}, x.options().dtype(state_type(x)));
+  args.norm.partial = partial.mutable_data_ptr();
+  const bool lean = !args.store_seq && !args.norm.residual && !args.norm.grad_y;
+  const CudaKernel whole = fused(call, lean ? kNormSums : kNormWhole);
+  if (whole && lean) {
+    KernelArgs first = args;  // the second pass stores the rest
+    first.grad_x = nullptr;
+    for (void*& p : first.grad_init) p = nullptr;
+    for (void*& p : first.grad_param) p = nullptr;
+    run(call, whole, first);
+    if (!batch) args.norm.sums = nullptr;
+    return run(call, fused(call, kNormBackward), args);
+  }
+  if (whole) {
+    run(call, whole, args);
+  } else {
+    const Tensor y = empty(x, kSequence, x.scalar_type());
+    KernelArgs own = args;
+    own.norm.y = y.mutable_data_ptr();
+    normalise(call, own);
+    own = args;
+    own.x = y.const_data_ptr();
+    own.norm = {};
+    launch(call, own, true);
+    KernelArgs sum = args;
+    sum.grad_spike = args.grad_x;
+    run(call, norm_alone(call, kNormWhole), sum);
+  }
+  args.grad_spike = args.grad_x;
+  args.grad_x = grad_x;
+  if (!batch) args.norm.sums = nullptr;
+  run(call, norm_alone(call, kNormBackward), args);
+#endif
+}
+
+void check_norm_built(const Call& call) {
+#ifdef SNNKERN_WITH_CUDA
+  (void)call;
+#else
+  SNNKERN_CHECK(call, call.x.is_cpu() || call.x.is_meta(), "x_seq is on ", call.x.device(),
+                ", and a BatchNorm in front of a neuron needs a snnkern that was built with CUDA there");
+#endif
+}
+
+// [3, C]: mean, var and unbiased var of x.
+void take_statistics(const Call& call, KernelArgs& args, const Tensor& x, const Tensor& statistics) {
+  args.norm.statistics = statistics.mutable_data_ptr();
+  const Tensor mean = statistics[0], var = statistics[1];
+  if (x.is_cpu()) {
+    const int64_t C = args.norm.size;
+    const double count = args.norm.count;
+    std::vector<double> sums(2 * C), near(C);
+    const Tensor first = x.transpose(0, 2).flatten(1).select(1, 0).to(at::kDouble).contiguous();
+    std::copy_n(first.const_data_ptr<double>(), C, near.begin());
+    args.norm.partial = sums.data();
+    const Tensor result = at::empty({3, C}, statistics.options().dtype(at::kDouble));
+    double* const to = result.mutable_data_ptr<double>();
+    // In float64 once more, about the mean, which the first value of a channel may be far from.
+    for (int round = 0; round < (x.scalar_type() == at::kDouble ? 2 : 1); ++round) {
+      for_shares(args, [&](int64_t begin, int64_t end, double* share) {
+        cpu::kNorm[call.dtype].moments(args, near.data(), share, begin, end);
+      });
+      for (int64_t c = 0; c < C; ++c) {
+        const double away = sums[c] / count, squares = std::max(sums[C + c] - sums[c] * away, 0.0);
+        near[c] += away;
+        to[c] = near[c];
+        to[C + c] = squares / count;
+        to[2 * C + c] = squares / (count - 1);
+      }
+    }
+    args.norm.partial = nullptr;
+    statistics.copy_(result);
+  } else {
+#ifdef SNNKERN_WITH_CUDA
+    const Tensor partial = at::empty({3 * 1024 * args.norm.size}, statistics.options());
+    args.norm.partial = partial.mutable_data_ptr();
+    run(call, cuda::norm_statistics[call.dtype], args);
+#endif
+  }
+  args.norm.mean = mean.const_data_ptr();
+  args.norm.var = var.const_data_ptr();
+}
+
+void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
+  const NeuronSpec& neuron = spec.neuron;
+  const int count = neuron.argument_count + NormSpec::kForwardArguments;
   const c10::IValue* values = arguments(neuron, stack, count);
-  Call call = read(neuron, "_backward", values + incoming);
+  Call call = read(neuron, "_norm_forward", values);
+  Norm norm = read_norm(call, values + neuron.argument_count);
+  const bool with_sum = values[count - 1].toBool(), batch = !norm.mean.defined();
+  torch::jit::drop(stack, count);
+  check_norm_built(call);
+  const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
+  const Tensor x = workable(call.x);
+  const at::ScalarType type = state_type(x);
+  const auto none = [&](at::ScalarType type) { return at::empty({0}, x.options().dtype(type)); };
+  Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
+  Tensor sum = with_sum ? empty(x, kSequence, x.scalar_type()) : none(x.scalar_type());
+  Tensor statistics = batch ? at::empty_symint({3, x.sym_size(2)}, x.options().dtype(type)) : none(type);
+  c10::SmallVector<Tensor, kMaxStates> states;
+  for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
+  if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
+  if (!x.is_meta()) {
+    SNNKERN_CHECK_VALUE(call, !batch || x.numel() > x.size(2),
+                        "statistics need more than one value a channel, got x_seq of shape ", x.sym_sizes());
+    prepare(call, x);
+    prepare(call, norm, x);
+    KernelArgs& args = call.args;
+    args.spike = spikes.mutable_data_ptr();
+    if (with_sum) args.norm.y = sum.mutable_data_ptr();
+    for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
+    if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
+    if (batch) take_statistics(call, args, x, statistics);
+    launch_normed(call, args, x);
+  }
+  stack.emplace_back(std::move(spikes));
+  for (Tensor& t : states) stack.emplace_back(std::move(t));
+  stack.emplace_back(std::move(sum));
+  stack.emplace_back(std::move(statistics));
+  if (training) stack.emplace_back(std::move(checkpoints));
+}
+
+// `with_norm`: before its arguments come those of the BatchNorm: grad_sum_seq, what read_norm reads, batch_statistics.
+void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
+  const int front = with_norm ? NormSpec::kBackwardArguments : 0;
+  const int incoming = neuron.states + 2, count = front + incoming + neuron.argument_count;
+  const c10::IValue* values = arguments(neuron, stack, count) + front;
+  Call call = read(neuron, with_norm ? "_norm_backward" : "_backward", values + incoming);
+  Norm norm;
+  Tensor grad_sum;
+  bool batch = false;
+  if (with_norm) {
+    norm = read_norm(call, values - front + 1);
+    SNNKERN_CHECK_VALUE(call, norm.mean.defined(), "mean and var must be given");
+    if (!values[-front].isNone()) grad_sum = values[-front].toTensor();
+    batch = values[-1].toBool();
+    check_norm_built(call);
+  }
 
   const auto optional = [&](int i) { return values[i].isNone() ? Tensor() : values[i].toTensor(); };
   Tensor grad_spikes = optional(0), checkpoints = optional(neuron.states + 1);
@@ -711,6 +963,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
     check_tensor(call, "the gradient of a state", t);
     check_shape(call, "the gradient of a state", t, call.args.store_seq);
   }
+  if (grad_sum.defined()) check_shape(call, "grad_sum_seq", grad_sum, true);
   const CheckpointLayout layout(neuron, x);
   check_tensor(call, "checkpoints", checkpoints);
   check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
@@ -726,8 +979,15 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   for (const Parameter& p : call.parameters)
     shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
+  Tensor sums, grad_residual;
+  if (with_norm) {
+    sums = at::empty_symint({2, x.sym_size(2)}, x.options().dtype(type));
+    grad_residual = gradient(norm.residual, kSequence, x.scalar_type());
+  }
+  const Tensor weight = norm.weight, bias = norm.bias, residual = norm.residual;
   if (!x.is_meta()) {
     prepare(call, x);
+    if (with_norm) prepare(call, norm, x);
     grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
     for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
     KernelArgs& args = call.args;
@@ -744,7 +1004,15 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
     }
     for (size_t k = 0; k < given.size(); ++k)
       if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
-    launch(call, args, true);
+    if (with_norm) {
+      grad_sum = laid_out(grad_sum, x, kSequence, x.scalar_type());
+      args.norm.grad_y = read_ptr(grad_sum);
+      args.norm.sums = sums.mutable_data_ptr();
+      if (x.numel() == 0) sums.zero_();
+      launch_normed_backward(call, args, x, residual.defined() ? grad_residual : Tensor(), batch);
+    } else {
+      launch(call, args, true);
+    }
   }
   // The order of a sum is fixed by the shapes, so the result is the same on every run.
   for (size_t k = 0; k < given.size(); ++k) {
@@ -758,6 +1026,55 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
   for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
   for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
+  if (!with_norm) return;
+  const auto of = [&](const Tensor& t, int row) {
+    return t.defined() ? sums.select(0, row).to(t.scalar_type(), false, /*copy=*/true) : at::empty({0}, sums.options());
+  };
+  stack.emplace_back(of(weight, 1));
+  stack.emplace_back(of(bias, 0));
+  stack.emplace_back(residual.defined() && residual.scalar_type() != x.scalar_type()
+                         ? grad_residual.to(residual.scalar_type())
+                         : grad_residual);
+}
+
+}  // namespace
+
+void forward(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, false); }
+
+void train(const NeuronSpec& neuron, Stack& stack) { run_forward(neuron, stack, true); }
+
+void backward(const NeuronSpec& neuron, Stack& stack) { run_backward(neuron, stack, false); }
+
+void norm_forward(const NormSpec& spec, Stack& stack) { run_norm_forward(spec, stack, false); }
+
+void norm_train(const NormSpec& spec, Stack& stack) { run_norm_forward(spec, stack, true); }
+
+void norm_backward(const NormSpec& spec, Stack& stack) { run_backward(spec.neuron, stack, true); }
+
+NormSpec::NormSpec(const NeuronSpec& neuron) : neuron(neuron) {
+  // From "lif_forward(A) -> (R)": the name, the arguments and the results.
+  const auto split = [&](const char* schema, const char* role, std::string& key, std::string& arguments,
+                         std::string& results) {
+    const std::string text = schema;
+    key = text.substr(0, text.find('('));
+    key = key.substr(0, key.size() - std::string(role).size());
+    const size_t arrow = text.find(") -> (");
+    arguments = text.substr(text.find('(') + 1, arrow - text.find('(') - 1);
+    results = text.substr(arrow + 6, text.size() - arrow - 7);
+  };
+  std::string key, inputs, results;
+  split(neuron.forward_schema, "_forward", key, inputs, results);
+  inputs +=
+      ", Tensor? weight=None, Tensor? bias=None, Tensor? mean=None, Tensor? var=None, Tensor? residual_seq=None, "
+      "float eps=1e-05, bool with_sum=False";
+  results += ", Tensor sum_seq, Tensor statistics";
+  forward_schema = key + "_norm_forward(" + inputs + ") -> (" + results + ")";
+  train_schema = "_" + key + "_norm_train(" + inputs + ") -> (" + results + ", Tensor checkpoints)";
+  split(neuron.backward_schema, "_backward", key, inputs, results);
+  backward_schema = key +
+                    "_norm_backward(Tensor? grad_sum_seq, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
+                    "Tensor? residual_seq, float eps, bool batch_statistics, " +
+                    inputs + ") -> (" + results + ", Tensor grad_weight, Tensor grad_bias, Tensor grad_residual_seq)";
 }
 
 void set_compiler(MakeKernel make) { compiler = make; }

@@ -29,8 +29,8 @@ void forward(const NeuronSpec& neuron, Stack& stack);
 void train(const NeuronSpec& neuron, Stack& stack);
 void backward(const NeuronSpec& neuron, Stack& stack);
 
-// A neuron with a BatchNorm in front: `<neuron>_norm_forward` and so on, with the arguments of the neuron's own operators
-// and these.
+// A neuron with a BatchNorm in front: `<neuron>_norm_forward` and so on, with the arguments of the neuron's own
+// operators and these.
 struct NormSpec {
   static constexpr int kForwardArguments = 7, kBackwardArguments = 8;
   explicit NormSpec(const NeuronSpec& neuron);

@@ -2,6 +2,7 @@
 //   lif_forward    public; records a node under autograd
 //   _lif_train     lif_forward that also returns the checkpoints which lif_backward needs
 //   lif_backward   the gradients of lif_forward
+//   lif_norm_forward, _lif_norm_train, lif_norm_backward   the same with a BatchNorm in front
 // and, for the modules in TorchScript,
 //   _in_backward   whether a backward pass runs on this thread
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
@@ -36,12 +37,22 @@ struct Names {
       : forward(operator_name(neuron.forward_schema)),
         train(operator_name(neuron.train_schema)),
         backward(operator_name(neuron.backward_schema)) {}
+  explicit Names(const NormSpec& norm)
+      : forward(operator_name(norm.forward_schema.c_str())),
+        train(operator_name(norm.train_schema.c_str())),
+        backward(operator_name(norm.backward_schema.c_str())) {}
   std::string forward, train, backward;
 };
+
+// Operators may be called as long as the process lives.
+const NormSpec& with_norm(const NeuronSpec& neuron) { return *new NormSpec(neuron); }
 
 void define(torch::Library& m, const NeuronSpec& neuron) {
   for (const char* schema : {neuron.forward_schema, neuron.train_schema, neuron.backward_schema})
     m.def(schema, {at::Tag::pt2_compliant_tag});
+  const NormSpec norm(neuron);
+  for (const std::string& schema : {norm.forward_schema, norm.train_schema, norm.backward_schema})
+    m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
 }
 
 // On one device, or Meta.
@@ -50,15 +61,24 @@ void implement(torch::Library& m, const NeuronSpec& neuron) {
   m.impl(names.forward.c_str(), boxed<&forward>(neuron));
   m.impl(names.train.c_str(), boxed<&train>(neuron));
   m.impl(names.backward.c_str(), boxed<&backward>(neuron));
+  const NormSpec& norm = with_norm(neuron);
+  const Names normed(norm);
+  m.impl(normed.forward.c_str(), boxed<&norm_forward>(norm));
+  m.impl(normed.train.c_str(), boxed<&norm_train>(norm));
+  m.impl(normed.backward.c_str(), boxed<&norm_backward>(norm));
+}
+
+void record(torch::Library& m, const Differentiable& operators, const Names& names) {
+  m.impl(names.forward.c_str(), boxed<&autograd>(operators));
+  m.impl(names.train.c_str(), torch::autograd::autogradNotImplementedFallback());
+  m.impl(names.backward.c_str(), boxed<&autograd_of_backward>(operators));
 }
 
 // After `define`.
 void implement_autograd(torch::Library& m, const NeuronSpec& neuron) {
-  const Names names(neuron);
-  const auto& operators = *new Differentiable(neuron);  // graphs may outlive the library
-  m.impl(names.forward.c_str(), boxed<&autograd>(operators));
-  m.impl(names.train.c_str(), torch::autograd::autogradNotImplementedFallback());
-  m.impl(names.backward.c_str(), boxed<&autograd_of_backward>(operators));
+  record(m, *new Differentiable(neuron), Names(neuron));  // graphs may outlive the library
+  const NormSpec norm(neuron);
+  record(m, *new Differentiable(norm), Names(norm));
 }
 
 template <class Function>

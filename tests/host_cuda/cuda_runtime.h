@@ -2,6 +2,11 @@
 #pragma once
 #include <math.h>  // not <cmath>: CUDA has exp(float) and the like in the global namespace
 
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
 inline double sinpi(double x) { return sin(x * 3.14159265358979323846); }
 inline double cospi(double x) { return cos(x * 3.14159265358979323846); }
 
@@ -16,7 +21,33 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-inline dim3 gridDim, blockDim, blockIdx, threadIdx;
+inline dim3 gridDim, blockDim;
+inline thread_local dim3 blockIdx, threadIdx;
+
+// Of the block that runs.
+#define __shared__ static
+class HostBarrier {
+ public:
+  void start(unsigned threads) { threads_ = threads; }
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const unsigned round = round_;
+    if (++waiting_ == threads_) {
+      waiting_ = 0;
+      ++round_;
+      all_.notify_all();
+    } else {
+      all_.wait(lock, [&] { return round_ != round; });
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable all_;
+  unsigned threads_ = 0, waiting_ = 0, round_ = 0;
+};
+inline HostBarrier host_barrier;
+inline void __syncthreads() { host_barrier.wait(); }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -24,15 +55,25 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 
 using cudaStream_t = struct CUstream_st*;
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   unsigned long dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs =
+      nullptr;  // a launch that has them waits for the threads of a block, and needs them all at once
+  unsigned numAttrs = 0;
 };
 
 // None: any number of threads fills them, and a launch takes the widest vectors that fit.
 inline int host_multiprocessors = 0;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
@@ -57,6 +98,21 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   host_launch.stream = config->stream;
   gridDim = config->gridDim;
   blockDim = config->blockDim;
+  if (config->attrs) {
+    host_barrier.start(blockDim.x * blockDim.y);
+    for (unsigned block = 0; block < gridDim.x * gridDim.y && host_launch.run; ++block) {
+      std::vector<std::thread> threads;
+      for (unsigned thread = 0; thread < blockDim.x * blockDim.y; ++thread) {
+        threads.emplace_back([=] {
+          blockIdx = dim3(block % gridDim.x, block / gridDim.x);
+          threadIdx = dim3(thread % blockDim.x, thread / blockDim.x);
+          kernel(arguments...);
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+    }
+    return cudaSuccess;
+  }
   const unsigned threads = gridDim.x * blockDim.x;
   if (threads == 0 || blockDim.x > 1024 || config->dynamicSmemBytes > 48 * 1024) return cudaErrorInvalidConfiguration;
   for (unsigned i = 0; i < threads && host_launch.run; ++i) {
