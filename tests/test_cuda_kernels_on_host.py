@@ -92,7 +92,12 @@ STATES, PARAMS, FLAGS, SURROGATE_PARAMS = LIMITS.values()
 class ParamTensor(ctypes.Structure):
     """ParamTensor of csrc/kernels/multistep.h."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("inner", ctypes.c_int64), ("size", ctypes.c_int64), ("step", ctypes.c_int64))
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("inner", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+    )
 
 
 class KernelArgs(ctypes.Structure):
