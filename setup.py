@@ -105,7 +105,7 @@ def sources(cuda: bool) -> list[str]:
     """The hand-written files, and from the generator's own list those of the devices that are built."""
     devices = ("cpu", "cuda") if cuda else ("cpu",)
     made = [p for p in files(SELECTION) if p.split("/")[0] in devices]
-    written = ("ops", "host", "autograd")
+    written = ("ops", "host", "driver", "autograd")
     return [*(f"csrc/torch/{name}.cpp" for name in written), *(f"csrc/generated/{p}" for p in made)]
 
 

@@ -26,7 +26,7 @@ author = "the snnkern authors"
 release = version = snnkern.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # myst_parser, and notebooks, which are run when the pages are built
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
@@ -35,6 +35,10 @@ extensions = [
 # Other pages include the generated ones.
 exclude_patterns = ["_build", "generated/api", "generated/neurons/list.md", "generated/surrogates.md"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False  # those of torch refer to its own pages

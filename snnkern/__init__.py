@@ -21,7 +21,7 @@ from ._library import build_info, kernels
 from ._memory import keep_memory
 
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
-from . import _dtensor, _vmap  # isort: skip  # noqa: F401  rules of the operators
+from . import _dtensor, _runtime, _vmap  # isort: skip  # noqa: F401  rules of the operators, and their compiler
 from . import compat  # isort: skip
 from .compat.convert import convert
 

@@ -31,7 +31,7 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
         has_time = first(name) == 1 or (name in operator.parameters and spec.ndim == values["x_seq"].ndim)
         if has_time and any(p.is_shard(0) for p in spec.placements):
             raise RuntimeError(
-                f"snnkern.{operator.overload._schema.name.removeprefix('snnkern::')}: {name} is sharded over time, its "
+                f"snnkern.{operator.name}: {name} is sharded over time, its "
                 f"dimension 0: {spec.placements}. Each step needs the one before it, so redistribute it over another "
                 "dimension first."
             )

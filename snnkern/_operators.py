@@ -24,6 +24,12 @@ class Operator:
     neuron: type[Neuron]
     overload: Any  # torch._ops.OpOverload
 
+    @property
+    def name(self) -> str:
+        """As users call it, also where the neuron was defined at run time."""
+        name: str = self.overload._schema.name.removeprefix("snnkern::")
+        return name.replace(self.neuron.key(), self.neuron.name)
+
     @functools.cached_property
     def arguments(self) -> list[str]:
         return [a.name for a in self.overload._schema.arguments]

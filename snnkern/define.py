@@ -1,4 +1,4 @@
-"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, and usable at once, on the CPU.
+"""Neurons and surrogates of a user's own, from a class as in the catalogues: fused, and usable at once, on CPU and CUDA.
 
     from snnkern.codegen.specification.neurons import Float, Neuron, Range
 
@@ -14,37 +14,33 @@
 
     layer = snnkern.nn.Cubic(k=0.1, learn_k=True)
 
-A definition compiles nothing. Each kernel is compiled when it is first needed, by the C++ compiler of the machine, and kept
-on disk as snnkern.jit keeps its own.
+A definition compiles nothing. Each kernel is compiled when it is first needed, see _runtime.py.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import linecache
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 
-from . import _dtensor, _library, _operators, _specification, _vmap, functional, jit, nn, reference, surrogate
+from . import _dtensor, _operators, _specification, _vmap, functional, nn, reference, surrogate
+from ._runtime import ALIVE, LIBRARY, LOCK, compiled, reporting
 from .codegen.emit import kernels, python, schema, step
-from .codegen.specification.base import RESETS, Neuron, Range, Surrogate
+from .codegen.specification.base import Neuron, Range, Surrogate
 from .codegen.specification.check import check_surrogate
 from .codegen.specification.neurons import NEURONS
 from .codegen.specification.surrogates import SURROGATES
 
 N = TypeVar("N", bound=type[Neuron])
 
-_lock = threading.RLock()
 _surrogates: dict[str, type[surrogate.Surrogate]] = {}  # by key
-_alive: list[Any] = []  # what C++ points to; operators are never taken back, since a graph may hold them
 
 
 def define_neuron(neuron: N) -> N:
@@ -59,8 +55,7 @@ def define_neuron(neuron: N) -> N:
         snnkern.reference.<name>           the reference in plain PyTorch; also <class>.reference
 
     with all that built-in neurons have. A kernel is compiled when it is first needed, which takes part of a second, and is
-    then kept in snnkern.jit.cache_folder(). This needs a C++17 compiler. On CUDA tensors there are no such kernels yet:
-    the operator says so, and the reference works.
+    then kept in snnkern.jit.cache_folder(). On the CPU this needs a C++17 compiler, on CUDA NVRTC, which comes with torch.
 
     A class with the name of an earlier one replaces it, unless nothing has changed; modules and graphs made before keep the
     equations they were made with. To load a pickled module, define its neuron first.
@@ -102,7 +97,7 @@ def define_neuron(neuron: N) -> N:
     _check_free("neuron", neuron, neuron.module, {n.module: n for n in NEURONS})
     if not (neuron.__doc__ or "").strip() or "__doc__" not in own:
         neuron.__doc__ = f"{neuron.module}."
-    with _lock:
+    with LOCK:
         steps = step.checked_steps(neuron, for_readers=False)
         # All that operators, functions and modules are made of.
         text = repr(schema.arguments(neuron)) + step.neuron_code(neuron, steps) + python.functional_module([neuron])
@@ -115,8 +110,6 @@ def define_neuron(neuron: N) -> N:
 
 def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     """Makes a surrogate of a class as in snnkern/codegen/specification/surrogates.py, for built-in neurons and your own.
-
-    On CUDA tensors there are no kernels with it yet: the operator says so, and the reference works.
 
     Args:
         given: a class with a static `gradient(x, p)`, and optionally `parameters`, a tuple of Float; a static `primitive(x, p)`,
@@ -151,14 +144,14 @@ def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     _check_free("surrogate", given, equations.name, {s.name: s for s in SURROGATES})
     _check_free("surrogate", given, equations.__name__, {s.__name__: s for s in SURROGATES})
     check_surrogate(equations, for_readers=False)
-    with _lock:
+    with LOCK:
         text = step.surrogate_code(equations) + python.surrogate_module([equations])
         key = f"{equations.name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         if key not in _surrogates:
             equations.operator_key = key  # type: ignore[attr-defined]
             _specification.SURROGATES[key] = equations
             spec = _surrogate_spec(equations)
-            if error := _LIBRARY.snnkern_define_surrogate(ctypes.byref(spec), ctypes.sizeof(spec), key.encode()):
+            if error := LIBRARY.snnkern_define_surrogate(ctypes.byref(spec), ctypes.sizeof(spec), key.encode()):
                 raise RuntimeError(f"snnkern.define_surrogate: {error.decode()}")
             _surrogates[key] = getattr(_python(python.surrogate_module([equations]), key), equations.__name__)
         made = _surrogates[key]
@@ -194,7 +187,7 @@ def _register_neuron(neuron: type[Neuron], key: str) -> None:
     """The operators, their rules, and the Python around them."""
     neuron.operator_key = key  # type: ignore[attr-defined]
     spec = _neuron_spec(neuron)
-    if error := _LIBRARY.snnkern_define_neuron(ctypes.byref(spec), ctypes.sizeof(spec)):
+    if error := LIBRARY.snnkern_define_neuron(ctypes.byref(spec), ctypes.sizeof(spec)):
         raise RuntimeError(f"snnkern.define_neuron: {error.decode()}")
     _specification.NEURONS[key] = neuron
     operators = _operators.operators_of(neuron)
@@ -229,51 +222,10 @@ def _publish_neuron(neuron: type[Neuron], key: str) -> None:
         setattr(torch.ops.snnkern, role.format(neuron.name), getattr(torch.ops.snnkern, role.format(key)))
 
 
-def _make_in_time(schema_: bytes, in_time: int, pass_: int, reset_: int, dtype: int, made: Any) -> None:
-    neuron = _specification.NEURONS[schema_.decode().partition("_forward(")[0]]
-    made[0] = _neuron_kernel(neuron, pass_, reset_, dtype, in_time)
-
-
-def _make_neuron_kernel(neuron: type[Neuron], row: Any, pass_: int, reset_: int, dtype: int) -> None:
-    row[pass_][reset_][dtype] = _neuron_kernel(neuron, pass_, reset_, dtype)
-
-
-def _neuron_kernel(neuron: type[Neuron], pass_: int, reset_: int, dtype: int, in_time: int = 0) -> int:
-    kernel = (list(kernels.PASSES)[pass_], RESETS[reset_], list(schema.DTYPES)[dtype])
-    return _compiled(":".join((neuron.name, *kernel)), kernels.runtime_cpu_kernel(neuron, kernel, in_time))
-
-
-def _compiled(name: str, text: str) -> int:
-    """The address of what a text defines, for the host."""
-    library = jit.compile_cpu(name, text, native=True)
-    _alive.append(library)
-    return ctypes.addressof(ctypes.c_char.in_dll(library, kernels.SYMBOL))
-
-
-def _reporting(make: Callable[..., None]) -> Callable[..., int | None]:
-    """Under one lock; an exception becomes the error text that C++ takes."""
-
-    def run(*which: Any) -> int | None:
-        try:
-            with _lock:
-                make(*which)
-            return None
-        except Exception as error:
-            text = ctypes.create_string_buffer(str(error).encode())
-            _alive.append(text)
-            return ctypes.addressof(text)
-
-    return run
-
-
 # ---- what C++ gets: the structs of csrc/torch/spec.h, filled as codegen/emit/schema.py fills those of the built-in ones ----
 
-_ROW = ctypes.c_void_p * len(schema.DTYPES) * len(RESETS) * len(kernels.PASSES)
-_MakeKernel = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+
 _MakeSurrogate = ctypes.CFUNCTYPE(ctypes.c_void_p)
-_MakeInTime = ctypes.CFUNCTYPE(
-    ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32, *(ctypes.c_int,) * 3, ctypes.POINTER(ctypes.c_void_p)
-)
 
 
 class _Range(ctypes.Structure):
@@ -313,9 +265,8 @@ class _NeuronSpec(ctypes.Structure):
         ("forward_schema", ctypes.c_char_p),
         ("train_schema", ctypes.c_char_p),
         ("backward_schema", ctypes.c_char_p),
-        ("cpu", ctypes.POINTER(ctypes.POINTER(_ROW))),
+        ("cpu", ctypes.c_void_p),
         ("cuda", ctypes.c_void_p),
-        ("make", _MakeKernel),
     )
 
 
@@ -340,8 +291,6 @@ def _range(r: Range) -> _Range:
 
 
 def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
-    row = _ROW()
-    make = _MakeKernel(_reporting(functools.partial(_make_neuron_kernel, neuron, row)))
     starts = [schema.float_index(neuron, s.start) for s in neuron.states]
     arguments = [
         _Argument(
@@ -367,11 +316,10 @@ def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
         (_Argument * len(arguments))(*arguments),
         len(arguments),
         *(text[role].encode() for role in ("forward", "train", "backward")),
-        ctypes.pointer(ctypes.pointer(row)),
         None,
-        make,
+        None,
     )
-    _alive.append((spec, row, make))
+    ALIVE.append(spec)
     return spec
 
 
@@ -379,31 +327,18 @@ def _surrogate_spec(equations: type[Surrogate]) -> _SurrogateSpec:
     place = ctypes.c_void_p()
 
     def compile_it() -> None:
-        place.value = _compiled(equations.name, kernels.runtime_cpu_surrogate(equations))
+        place.value = compiled(equations.name, kernels.runtime_cpu_surrogate(equations))
 
-    make = _MakeSurrogate(_reporting(compile_it))
+    make = _MakeSurrogate(reporting(compile_it))
     params = [_SurrogateParam(p.name.encode(), p.number, _range(p.range)) for p in equations.parameters]
     spec = _SurrogateSpec(
         equations.name.encode(),
         len(params),
         (_SurrogateParam * len(params))(*params),
         equations.has_primitive(),
-        -1,
+        len(_specification.SURROGATES) - 1,  # it has just been added
         ctypes.pointer(place),
         make,
     )
-    _alive.append((spec, place, make))
+    ALIVE.append((spec, place, make))
     return spec
-
-
-def _load() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_library._LIBRARY))  # which is loaded already
-    library.snnkern_define_neuron.restype = ctypes.c_char_p
-    library.snnkern_define_surrogate.restype = ctypes.c_char_p
-    make = _MakeInTime(_reporting(_make_in_time))
-    _alive.append(make)
-    library.snnkern_set_make_in_time(make)
-    return library
-
-
-_LIBRARY = _load()

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import snnkern
 
-from support import KINDS, function, inputs, network, noise
+from support import KINDS, function, inputs, network, noise, twin
 
 functional = snnkern.functional
 BATCH = 4
@@ -194,6 +194,8 @@ if __name__ == "__main__":
     promise, kind, folder = sys.argv[1:4]
     rank, size = int(sys.argv[4]), int(sys.argv[5])
     torch.set_num_threads(1)
+    if os.environ.get("SNNKERN_TEST_TWINS"):  # the same promises, of neurons that are defined at run time
+        KINDS[:] = [twin(name) for name in KINDS]
     if kind == "cuda":
         torch.cuda.set_device(rank)
     dist.init_process_group(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import snnkern
 from snnkern import functional, nn, reference, surrogate
 from snnkern.codegen.emit.kernels import Selection
 from snnkern.codegen.emit.step import is_exact
@@ -50,6 +51,18 @@ KINDS = [
 
 DEFINED: dict[str, type[Neuron]] = {}
 """Neurons that a test defined at run time, by name: what is tested of a built-in neuron can be tested of them."""
+
+
+def twin(name: str) -> str:
+    """A built-in neuron, defined again under another name at run time."""
+    mine = f"twin_{name}"
+    if mine not in DEFINED:
+        base = neuron_class(name)
+        made = type(
+            f"Twin{base.module}", (base,), {"name": mine, "module": f"Twin{base.module}", "__doc__": base.__doc__}
+        )
+        DEFINED[mine] = snnkern.define_neuron(made)
+    return mine
 
 
 def neuron_class(name: str) -> type[Neuron]:
@@ -161,6 +174,8 @@ def _inputs(
     out = {"x_seq": noise(shape, dtype, seed, device, 2.0 * scale)}
     for i, t in enumerate(neuron_class(neuron).learned):
         out[t.name] = torch.tensor(0.3 + 0.1 * i, dtype=state, device=device)
+    for i, q in enumerate(neuron_class(neuron).inputs):
+        out[q.name] = noise(shape, state, seed + 20 + i, device).sigmoid()
     for i, s in enumerate(neuron_class(neuron).states):
         out[f"{s.name}_init"] = noise(shape[1:], state, seed + 1 + i, device, scale)
     return {name: t.requires_grad_() for name, t in out.items()}

@@ -34,6 +34,7 @@ def scope(device: str) -> Iterator[dict[str, Any]]:
 def test_the_neuron(scope: dict[str, Any]) -> None:
     x_seq, v_init, spike_seq, v_seq = (scope[name] for name in ("x_seq", "v_init", "spike_seq", "v_seq"))
     assert 0 < spike_seq.mean() < 1
+    assert torch.equal(spike_seq, scope["fused_spike_seq"])
     assert torch.equal(spike_seq, scope["same_spike_seq"]) and torch.equal(v_seq, scope["same_v_seq"])
     (derived,) = torch.autograd.grad(scope["same_spike_seq"].sum(), x_seq)
     torch.testing.assert_close(derived, x_seq.grad)

@@ -83,6 +83,7 @@ def samples(neuron: str, device: str) -> list[tuple[tuple[Any, ...], dict[str, A
         noise((2, 6), torch.bfloat16, 3, device),
     ):
         learned = tuple(torch.tensor(0.4, device=device) for _ in neuron_class(neuron).learned)
+        learned += tuple(torch.full_like(x, 0.4) for _ in neuron_class(neuron).inputs)
         out.append(((x, *learned), {}))
         out.append(((x, *learned, noise(tuple(x.shape[1:]), torch.float32, 4, device)), {"store_v_seq": True}))
         if neuron_class(neuron).has_surrogate:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import math
 import pickle
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +16,21 @@ import torch
 from torch import Tensor
 
 import snnkern
-from snnkern import functional, nn, reference, surrogate
+from snnkern import functional, jit, nn, reference, surrogate
+from snnkern.codegen.emit import kernels, schema
 from snnkern.codegen.specification.neurons import Float, Input, Neuron, Range
 
+import test_amp
+import test_compile
+import test_func
+import test_operators
 from support import (
+    DEFINED,
     DTYPES,
     NEURON_NAMES,
+    TOLERANCE,
     check_same,
+    fresh_process,
     function,
     inputs,
     neuron_class,
@@ -27,6 +39,7 @@ from support import (
     state_dtype,
     threads,
 )
+from test_cuda_kernels_on_host import HOST_CUDA, KernelArgs
 from test_tensor_parameters import numbers, options, value
 
 STEP = (2, 3, 4, 5)  # [N, C, H, W]
@@ -80,9 +93,17 @@ def test_every_dtype_and_layout(neuron: str, dtype: str, device: str) -> None:
             elif layout == "batch_first":
                 x = x.transpose(0, 1).contiguous().transpose(0, 1)
             tensors["x_seq"] = x
-            tensors |= given(neuron, reset, 19, state_dtype(DTYPES[dtype]), device, [STEP], conventions=False)
-            others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
-            check_same(neuron, tensors, store_v_seq=layout == "channels_last", **others)
+            # Of the dtype and shape of x they are read as x is: all of them, or some beside others.
+            for of, shapes in ((state_dtype(x.dtype), [STEP]), (x.dtype, [STEP]), (x.dtype, [STEP, (1, 3, 1, 1)])):
+                tensors |= given(neuron, reset, 19, of, device, shapes, conventions=False)
+                others = {name: o for name, o in options(neuron, reset).items() if name not in tensors}
+                check_same(
+                    neuron,
+                    tensors,
+                    parameter_tolerance=TOLERANCE[of] if of.itemsize == 2 else None,
+                    store_v_seq=layout == "channels_last",
+                    **others,
+                )
 
 
 @pytest.mark.parametrize("p", numbers("lif"), ids=lambda p: p.name)
@@ -122,6 +143,19 @@ def test_constant_in_time_is_as_without_time(device: str) -> None:
         assert one.grad.shape == one.shape and torch.equal(one.grad.reshape(-1), plain.grad)
 
 
+def test_in_a_process_that_has_defined_no_neuron(device: str) -> None:
+    """What compiles is there with `import snnkern`, and what it needs is imported when it is asked for."""
+    fresh_process(
+        """
+import sys, torch, snnkern
+assert not {"snnkern.define", "snnkern.jit", "snnkern._nvrtc"} & set(sys.modules)
+spikes, v = snnkern.functional.lif(torch.ones(4, 2, device=sys.argv[1]), tau=torch.full((4, 1), 2.0, device=sys.argv[1]))
+assert v.tolist() == [0.9375, 0.9375] and "snnkern.define" not in sys.modules
+""",
+        device,
+    )
+
+
 def test_no_neuron_at_all(device: str) -> None:
     x = torch.zeros(3, 0, 2, device=device, requires_grad=True)
     tau = torch.full((3, 1, 2), 2.0, device=device, requires_grad=True)
@@ -154,7 +188,7 @@ def test_opcheck(device: str) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic: bool, device: str, fresh_dynamo: None) -> None:
+def test_compiled_with_any_number_of_steps(dynamic: bool, device: str, fresh_dynamo: None) -> None:
     def run(x: Tensor, tau: Tensor) -> Tensor:
         return functional.lif(x * 1.5, tau=tau + 1, surrogate=surrogate.ATan())[0]
 
@@ -213,6 +247,135 @@ def test_errors(options: dict[str, Any], kind: type[Exception], text: str) -> No
             module.lif(torch.zeros(7, 2, 4), **options)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_enough_neurons_for_vectors(dtype: str) -> None:
+    count = 2**17
+    for steps in (8, 17):
+        tensors = inputs("lif", (steps, count), DTYPES[dtype], "cuda")
+        state = tensors["v_init"].dtype
+        tensors["tau"] = 2 + noise((steps, count), state, 1, "cuda").abs()
+        tensors["v_threshold"] = 1 + noise((steps * count + 1,), state, 2, "cuda").abs()[1:].view(steps, count)
+        check_same("lif", tensors)
+        threshold = tensors["v_threshold"].to(DTYPES[dtype])  # read in vectors, as x is
+        check_same("lif", {**tensors, "v_threshold": threshold}, parameter_tolerance=TOLERANCE[DTYPES[dtype]])
+
+
+@pytest.mark.gpu
+def test_a_graph_of_cuda() -> None:
+    x, tau = noise((20, 70), torch.float32, 0, "cuda").requires_grad_(), torch.full((20, 70), 2.0, device="cuda")
+
+    def run() -> list[Tensor]:
+        leaves = [x, tau.detach().requires_grad_()]
+        spikes, v = functional.lif(leaves[0], tau=leaves[1])
+        return [spikes.detach(), *torch.autograd.grad(spikes.sum() + v.sum(), leaves)]
+
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    tau += noise((20, 70), torch.float32, 1, "cuda").abs()
+    graph.replay()
+    for a, b in zip(captured, run(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def on_host(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The kernel of a text for CUDA, run thread by thread on the host: run(arguments, blocks, threads)."""
+    compiler = shutil.which("g++")
+    if not compiler:
+        pytest.skip("g++ was not found: it compiles the kernels for CUDA")
+    folder = tmp_path_factory.mktemp("on_host")
+
+    def build(text: str) -> Any:
+        loop = """
+extern "C" void run(const snnkern::KernelArgs* a, unsigned blocks, unsigned threads) {
+  blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) snnkern::cuda::snnkern_made(*a);
+}
+"""
+        library = folder / f"{len(list(folder.iterdir()))}.so"
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+        flags += ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__grid_constant__=", f"-I{HOST_CUDA}", f"-I{jit._HEADERS}"]
+        command = [compiler, *flags, "-x", "c++", "-", "-o", str(library)]
+        done = subprocess.run(command, input=text + loop, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(library)).run
+
+    return build
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("like_x", [False, True])
+def test_kernels_for_cuda_on_the_host(dtype: str, width: int, like_x: bool, on_host: Callable[[str], Any]) -> None:
+    """The bits of the CPU: parameters with time, and the first of them from which the potential starts."""
+    steps, count, T = 37, 10, DTYPES[dtype]
+    if dtype == "f64" and width > 1:
+        pytest.skip("float64 has no vectors")
+    R = state_dtype(T)
+    leaves = {
+        "x_seq": noise((steps, count), T, 0),
+        "decay": (0.4 + 0.1 * noise((steps, count) if like_x else (steps, 1), R, 1)).to(T if like_x else R),
+        "v_reset": (0.1 * noise((steps, count), R, 2)).to(T if like_x else R),
+    }
+    leaves = {name: t.requires_grad_() for name, t in leaves.items()}
+    x, decay, v_reset = leaves.values()
+    spikes, v = torch.ops.snnkern.lif_forward(x, decay_tensor=decay, v_reset_tensor=v_reset, surrogate="atan")
+    incoming = [noise((steps, count), T, 3), noise((count,), R, 4)]
+    expected = torch.autograd.grad([spikes, v], list(leaves.values()), incoming)
+
+    lif, atan = neuron_class("lif"), surrogate.ATan.equations
+    symbols = [schema.symbol(p) for p in schema.floats_of(lif)]
+    args = KernelArgs(T=steps, N=count, inner=count)
+    for k, p in enumerate(schema.floats_of(lif)):
+        assert isinstance(p, Float)
+        args.params[k] = 1 / p.number if p.inverse else p.number
+    args.flags[0] = -1  # decay_input
+    args.surrogate[0] = surrogate.ATan().alpha
+    in_time = 0
+    for name, t in (("decay", decay), ("v_reset", v_reset)):
+        k = symbols.index(name)
+        in_time |= 1 << k
+        size = 1 if t.shape[1] == 1 else count
+        args.tensor[k].data, args.tensor[k].inner, args.tensor[k].size, args.tensor[k].step = (
+            t.data_ptr(),
+            1,
+            size,
+            size,
+        )
+    args.x = x.data_ptr()
+
+    def run(name: str, steps: int) -> None:
+        kernel = (f"tensor_{name}", "hard", dtype)
+        used = atan if name == "backward" else None
+        text = kernels.runtime_cuda_kernel(lif, used, kernel, width, steps, in_time, in_time if like_x else 0)
+        assert text is not None
+        on_host(text)(ctypes.byref(args), 1, 64)
+
+    made, last = torch.empty_like(spikes), torch.empty_like(v)
+    checkpoints = torch.empty((steps - 1) // 16, count, dtype=R)
+    args.spike, args.state[0], args.checkpoints = made.data_ptr(), last.data_ptr(), checkpoints.data_ptr()
+    run("forward", 8)
+    assert torch.equal(made, spikes) and torch.equal(last, v)
+
+    kind = T if like_x else R
+    grads = [torch.full((steps, count), math.nan, dtype=d) for d in (T, kind, kind)]
+    args.grad_spike, args.grad_state[0], args.grad_x = (
+        incoming[0].data_ptr(),
+        incoming[1].data_ptr(),
+        grads[0].data_ptr(),
+    )
+    for name, g in (("decay", grads[1]), ("v_reset", grads[2])):
+        args.grad_param[symbols.index(name)] = g.data_ptr()
+    run("backward", 16)
+    for g, e in zip(grads, expected, strict=True):
+        assert torch.equal(g.sum(1, keepdim=True) if e.shape[1] == 1 else g, e)
+
+
 # ---- a neuron that needs more inputs than x ----------------------------------------------------------------------------
 
 
@@ -242,6 +405,21 @@ def test_declared_inputs_equal_the_reference(device: str) -> None:
             for a, b in zip(*results, strict=True):
                 torch.testing.assert_close(a, b, rtol=2e-3 if dtype.itemsize == 2 else 1e-4, atol=1e-4)
             assert torch.equal(results[0][0], results[1][0])
+
+
+def test_what_is_tested_of_built_in_neurons(device: str, fresh_dynamo: None) -> None:
+    """The same functions, called for a neuron that needs more inputs."""
+    DEFINED["selective"] = Selective
+    test_operators.test_opcheck("selective", device)
+    test_operators.test_opcheck_of_backward("selective", device)
+    test_operators.test_meta_gives_the_shapes_dtypes_and_strides_of_a_run("selective")
+    test_func.test_grad_and_vjp("selective", device)
+    test_func.test_vmap("selective", False, device)
+    test_func.test_per_sample_gradients("selective", True, device)
+    test_amp.test_autocast_keeps_the_dtype_of_x("selective", torch.bfloat16, device)
+    compiled = torch.compile(test_compile.run, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((20, 6), (33, 9)):
+        test_compile.check_training(compiled, "selective", inputs("selective", shape, torch.float32, device))
 
 
 def test_the_module_takes_them_with_each_call() -> None:

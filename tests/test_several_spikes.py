@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_cuda_kernels_on_host import CSRC, KernelArgs
 from torch import Tensor
 
 from snnkern import surrogate
 from snnkern.codegen.emit.kernels import PASSES, Selection, files
 from snnkern.codegen.specification.base import Float, Neuron, State, Step, blend
 from snnkern.codegen.specification.surrogates import ATan
+
+from test_cuda_kernels_on_host import CSRC, KernelArgs
 
 T, N = 9, 1500  # a whole block of neurons, and a part of one
 

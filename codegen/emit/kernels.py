@@ -25,6 +25,7 @@ from ..specification.surrogates import SURROGATES
 from .schema import DTYPES, HEADER, registry
 from .step import (
     any_surrogate_header,
+    is_wide,
     kinds,
     neuron_code,
     neuron_header,
@@ -190,20 +191,20 @@ namespace snnkern::cuda {{
 """
 
 
-def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str, in_time: int = 0) -> str:
-    """The definition of a kernel of a neuron; `in_time`: a bit for each parameter that changes from step to step."""
+def _cpu_kernel(neuron: type[Neuron], kernel: Kernel, name: str, in_time: int = 0, like_x: int = 0) -> str:
+    """The definition of a kernel of a neuron; see InTime in csrc/kernels/multistep.h."""
     of, reset, dtype = kernel
     kind, is_backward = PASSES[of]
     function = "backward" if is_backward else "forward"
     return (
         f"SNNKERN_CPU_KERNEL void {name}(const KernelArgs& a, const CpuSurrogate* s, int64_t begin, int64_t end) {{\n"
-        f"  {function}<{_step(neuron, reset, kind, in_time)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
+        f"  {function}<{_step(neuron, reset, kind, in_time, like_x)}, {DTYPES[dtype]}>(a, s, begin, end);\n}}\n"
     )
 
 
-def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int) -> str:
+def _step(neuron: type[Neuron], reset: str, kind: str, in_time: int, like_x: int) -> str:
     name = struct_name(neuron, reset, kind)
-    return f"InTime<{name}, {in_time}>" if in_time else name
+    return f"InTime<{name}, {in_time}, {like_x}>" if in_time else name
 
 
 def cpu_file(neuron: type[Neuron], chosen: Selection) -> str:
@@ -263,8 +264,8 @@ SYMBOL = "snnkern_made"
 """What the one thing is called that such a file defines for others."""
 
 
-def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel, in_time: int = 0) -> str:
-    """A kernel of a neuron, on its own; `in_time`: a bit for each parameter that changes from step to step."""
+def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel, in_time: int = 0, like_x: int = 0) -> str:
+    """A kernel of a neuron, on its own; bits of `in_time` and `like_x`: the parameters that change from step to step."""
     name, reset, _ = kernel
     kind, _ = PASSES[name]
     return f"""#include "multistep_cpu.h"
@@ -272,8 +273,41 @@ def runtime_cpu_kernel(neuron: type[Neuron], kernel: Kernel, in_time: int = 0) -
 {neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
 namespace snnkern::cpu {{
 
-extern "C" {_cpu_kernel(neuron, kernel, SYMBOL, in_time)}
+extern "C" {_cpu_kernel(neuron, kernel, SYMBOL, in_time, like_x)}
 }}  // namespace snnkern::cpu
+"""
+
+
+def runtime_cuda_kernel(
+    neuron: type[Neuron],
+    surrogate: type[Surrogate] | None,
+    kernel: Kernel,
+    V: int,
+    steps: int,
+    in_time: int = 0,
+    like_x: int = 0,
+) -> str | None:
+    """The same for CUDA, of a shape of csrc/kernels/shape.h, with the surrogate compiled in; None if it has no such shape."""
+    name, reset, dtype = kernel
+    kind, is_backward = PASSES[name]
+    if V > 1 and not is_wide(neuron, reset, kind):
+        return None
+    real = "double" if dtype == "f64" else "float"
+    used = surrogate.__name__ if surrogate else "NoSurrogate"
+    loop, bounds = ("backward", f"kThreads, blocks_wanted<Step, T, {V}>()") if is_backward else ("forward", "kThreads")
+    return f"""#include "multistep.cuh"
+
+{neuron_code(neuron, {(kind, reset): trace(neuron, reset, kind)})}
+{surrogate_code(surrogate) if surrogate else ""}
+namespace snnkern::cuda {{
+
+using Step = {_step(neuron, reset, kind, in_time, like_x)};
+using T = {DTYPES[dtype]};
+extern "C" __global__ void __launch_bounds__({bounds}) {SYMBOL}(const __grid_constant__ KernelArgs a) {{
+  {loop}_loop<Step, {used}<{real}>, T, {V}, {steps}>(a, Step::Params<{real}>(a), {used}<{real}>(a));
+}}
+
+}}  // namespace snnkern::cuda
 """
 
 

@@ -14,6 +14,8 @@ from ..specification.check import Values, check_neuron, check_surrogate, check_u
 from ..specification.surrogates import SURROGATES
 from .schema import HEADER, cpp_bool, flags_of, float_index, floats_of, symbol
 
+WIDEST_TAPE = 3  # numbers a neuron and step that a tensor pass in vectors keeps: with more, registers run out
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -133,14 +135,34 @@ def struct_name(neuron: type[Neuron], reset: str, kind: str) -> str:
     return f"{neuron.module}{reset.capitalize()}{kind.capitalize()}"
 
 
-def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
-    wanted = t.floats if kind else t.floats[: len(neuron.required())]
-    states = [s.name for s in neuron.states]
+def _wanted(neuron: type[Neuron], kind: str, t: Traced) -> list[Expr]:
+    """The parameters that get a gradient."""
+    return t.floats if kind else t.floats[: len(neuron.required())]
+
+
+def _derivative(neuron: type[Neuron], kind: str, t: Traced) -> tuple[list[Expr], list[Expr]]:
+    """The gradients in x, the old states and the parameters; and what of the step they need, the tape."""
     incoming = [(t.spike, var("gs")), *((e, var(f"g[{i}]")) for i, e in enumerate(t.new))]
     inputs = [t.x, *t.old]
-    grads = expr.value(expr.backward(incoming, [*inputs, *wanted]))
+    grads = expr.value(expr.backward(incoming, [*inputs, *_wanted(neuron, kind, t)]))
+    return grads, expr.smallest_cut(grads, inputs, [d for _, d in incoming])
+
+
+def _is_wide(kind: str, tape: list[Expr]) -> bool:
+    return not kind or len(tape) <= WIDEST_TAPE
+
+
+def is_wide(neuron: type[Neuron], reset: str, kind: str) -> bool:
+    """Whether CUDA may have the pass in vectors as well: a tensor pass has not if its tape is large."""
+    return _is_wide(kind, _derivative(neuron, kind, trace(neuron, reset, kind))[1])
+
+
+def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
+    wanted = _wanted(neuron, kind, t)
+    states = [s.name for s in neuron.states]
+    inputs = [t.x, *t.old]
+    grads, tape = _derivative(neuron, kind, t)
     names = dict(zip(expr.value(list(t.names)), t.names.values(), strict=True))
-    tape = expr.smallest_cut(grads, inputs, [d for _, d in incoming])
     tape_names = [str(e.value) if e.op == "var" else names.get(e, f"m{i}") for i, e in enumerate(tape)]
     known = dict(zip(tape, map(var, tape_names), strict=True))
     back = expr.value(grads, known)
@@ -164,7 +186,7 @@ def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
     return f"""
 struct {struct_name(neuron, reset, kind)} {{
   static constexpr int kStates = {len(states)}, kGradients = {len(wanted)}, kTape = {len(tape)};
-  static constexpr bool kTensors = {cpp_bool(kind != "")}, kSmooth = {cpp_bool(kind == "smooth")};
+  static constexpr bool kTensors = {cpp_bool(kind != "")}, kSmooth = {cpp_bool(kind == "smooth")}, kWide = {cpp_bool(_is_wide(kind, tape))};
   // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
   static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
   template <class R>

@@ -7,6 +7,7 @@ the equations do, on symbols (`run_step`, `check_use`).
 from __future__ import annotations
 
 import keyword
+import linecache
 import math
 import re
 import traceback
@@ -71,7 +72,26 @@ MODULE_ATTRIBUTES = frozenset(
 
 
 def _refuse(what: type, text: str) -> NoReturn:
-    raise ValueError(f"{what.__name__}: {text}")
+    raise ValueError(f"{what.__name__}: {text}{_place(what, text)}")
+
+
+def _place(what: type, text: str) -> str:
+    """The line of the class that a text is about: the first that mentions one of its words, or where the class begins."""
+    owners = [c for c in what.__mro__ if c not in (Neuron, Surrogate)]
+    functions = [getattr(f, "__func__", f) for c in owners for f in vars(c).values()]
+    code = next((f.__code__ for f in functions if hasattr(f, "__code__")), None)
+    if code is None:
+        return ""
+    lines = linecache.getlines(code.co_filename)  # of a notebook, those of the cell
+    head = re.compile(rf"\s*class {re.escape(what.__name__)}\b")
+    start = next((i for i in range(min(code.co_firstlineno, len(lines)) - 1, -1, -1) if head.match(lines[i])), None)
+    if start is None:  # it was not written as a class
+        return ""
+    body = lines[start : code.co_firstlineno - 1]
+    words = [re.escape(word) for word in re.findall(r"\w+", text)]
+    about = re.compile(rf"""\s*({"|".join(words)})\b\s*(:.*)?=|.*["']({"|".join(words)})["']""")
+    number = start + next((i for i, line in enumerate(body) if i and about.match(line)), 0)
+    return f", in line {number + 1} of {code.co_filename}: {lines[number].strip()}"
 
 
 def _list(names: Iterable[str]) -> str:

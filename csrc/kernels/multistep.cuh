@@ -3,15 +3,13 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include <initializer_list>
-
 #include "elementary.h"
 #include "multistep.h"
+#include "shape.h"
 
 namespace snnkern::cuda {
 
-constexpr int kThreads = 128;  // most threads of a block
-constexpr int kGroup = 4;      // steps between two looks at how many are left
+constexpr int kGroup = 4;  // steps between two looks at how many are left
 
 // V neighbouring numbers of a row, as they lie in memory.
 template <class T, int V>
@@ -144,14 +142,35 @@ struct Parameters {
 
   __device__ __forceinline__ Parameters(const Params& common, const KernelArgs& a, int64_t first) : common_(common) {
     if constexpr (Neuron::kTensors) {
-      load<~0u>(a, 0, first);
+#pragma unroll
+      for (int k = 0; k < Params::kCount; ++k) {
+        const ParamTensor& t = a.tensor[k];
+        value_.fill(k, R(a.params[k]));
+        if (!t.data || kLikeX<Neuron> >> k & 1) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const R* at = static_cast<const R*>(t.data) + element(t, a.N, first + v);
+          value_.row[k].lane[v] = *at;
+          if (kInTime<Neuron> >> k & 1) first_[k][v] = at;
+        }
+      }
     } else {
       common_.load(a);
     }
   }
-  // Those that change with time, in step t.
-  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t, int64_t first) {
-    if constexpr (kInTime<Neuron> != 0) load<kInTime<Neuron>>(a, t, first);
+  // Those that change with time, in step t of a sequence of T.
+  template <class T>
+  __device__ __forceinline__ void enter(const KernelArgs& a, int64_t t, int64_t origin) {
+#pragma unroll
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(kInTime<Neuron> >> k & 1)) continue;
+      if (kLikeX<Neuron> >> k & 1) {
+        value_.row[k] = unpack<T, V>(Column<T, V>(a.tensor[k].data, t, a.inner, origin).load());
+        continue;
+      }
+#pragma unroll
+      for (int v = 0; v < V; ++v) value_.row[k].lane[v] = first_[k][v][t * a.tensor[k].step];
+    }
   }
   __device__ __forceinline__ Params of(int lane) const {
     Params p = common_;
@@ -166,19 +185,6 @@ struct Parameters {
   __device__ __forceinline__ const Numbers<R, V>& row(int k) const { return value_.row[k]; }
 
  private:
-  template <uint32_t which>
-  __device__ __forceinline__ void load(const KernelArgs& a, int64_t t, int64_t first) {
-#pragma unroll
-    for (int k = 0; k < Params::kCount; ++k) {
-      if (!(which >> k & 1)) continue;
-      const ParamTensor& tensor = a.tensor[k];
-      value_.fill(k, R(a.params[k]));
-      if (!tensor.data) continue;
-      const R* values = static_cast<const R*>(tensor.data) + t * tensor.step;
-#pragma unroll
-      for (int v = 0; v < V; ++v) value_.row[k].lane[v] = values[element(tensor, a.N, first + v)];
-    }
-  }
   // A division of 64 bits takes four times as long.
   static __device__ __forceinline__ int64_t element(const ParamTensor& t, int64_t N, int64_t n) {
     if (N > INT32_MAX) return n / t.inner % t.size;
@@ -187,6 +193,7 @@ struct Parameters {
 
   Params common_;
   Lanes<R, Neuron::kTensors ? Params::kCount : 0, V> value_;
+  const R* first_[kInTime<Neuron> ? Params::kCount : 1][V];  // where those that change with time are in the first step
 };
 
 // The states that enter step t, a multiple of the checkpoint period.
@@ -222,9 +229,9 @@ __device__ __forceinline__ int steps_left(const KernelArgs& a, int64_t start, in
 
 // kAhead rows of the input are loaded while the kAhead rows before them are worked on.
 template <class Neuron, class Surrogate, class T, int V, int kAhead>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
-                   const Surrogate surrogate) {
+__device__ __forceinline__ void forward_loop(const KernelArgs& a,
+                                             const typename Neuron::template Params<real_t<T>>& common,
+                                             const Surrogate& surrogate) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates;
   static_assert(kAhead % kGroup == 0 && kCheckpointPeriod % kGroup == 0, "a checkpoint falls between two groups");
@@ -232,6 +239,7 @@ __global__ void __launch_bounds__(kThreads)
   if (first >= a.N) return;
   const int64_t origin = cuda::origin(a, first);
   Parameters<Neuron, R, V> parameters(common, a, first);
+  parameters.template enter<T>(a, 0, origin);
   Lanes<R, S, V> states = entry_states(a, parameters, 0, first);
   Packed<T, V> x[kAhead];
   const auto load = [&](int64_t start, Packed<T, V>* rows) {
@@ -262,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int k = 0; k < S; ++k) states.store(k, a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a, first);
       }
       const auto step = [&](int j) {
-        parameters.enter(a, t + j, first);
+        parameters.template enter<T>(a, t + j, origin);
         const Numbers<R, V> input = unpack<T, V>(x[group + j]);
         Numbers<R, V> fired;
 #pragma unroll
@@ -311,13 +319,18 @@ constexpr int blocks_wanted() {
 }
 
 // A parameter that changes with time has a gradient in each step.
-template <class Neuron, class R, int V>
+template <class Neuron, class T, int V>
 __device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64_t origin,
-                                           Lanes<R, Neuron::kGradients, V>& grad_param) {
+                                           Lanes<real_t<T>, Neuron::kGradients, V>& grad_param) {
+  using R = real_t<T>;
 #pragma unroll
   for (int k = 0; k < Neuron::kGradients; ++k) {
     if (!(kInTime<Neuron> >> k & 1)) continue;
-    if (a.grad_param[k]) Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    if (a.grad_param[k] && kLikeX<Neuron> >> k & 1) {
+      Column<T, V>(a.grad_param[k], t, a.inner, origin).store(pack<T, V>(grad_param.row[k]));
+    } else if (a.grad_param[k]) {
+      Column<R, V>(a.grad_param[k], t, a.inner, origin).store(pack<R, V>(grad_param.row[k]));
+    }
     grad_param.fill(k, R(0));
   }
 }
@@ -325,9 +338,9 @@ __device__ __forceinline__ void leave_step(const KernelArgs& a, int64_t t, int64
 // Chunks of C steps, from the last to the first. A chunk is run forward from the states that entered it, which leaves a
 // tape in registers, and then back. C is the checkpoint period, or T <= C and there is one chunk.
 template <class Neuron, class Surrogate, class T, int V, int C>
-__global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
-    backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
-                    const Surrogate surrogate) {
+__device__ __forceinline__ void backward_loop(const KernelArgs& a,
+                                              const typename Neuron::template Params<real_t<T>>& common,
+                                              const Surrogate& surrogate) {
   using R = real_t<T>;
   constexpr int S = Neuron::kStates, K = Neuron::kTape, L = Neuron::kGradients;
   static_assert(C % kGroup == 0);
@@ -358,7 +371,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       x_row.down();
       grad_row.down();
     }
-    parameters.enter(a, 0, first);  // where a state may start
+    parameters.template enter<T>(a, 0, origin);  // where a state may start
     Lanes<R, S, V> states = entry_states(a, parameters, start, first);
     Lanes<R, K, V> tape[C];
 #pragma unroll
@@ -366,7 +379,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
       if (group >= steps) break;
 #pragma unroll
       for (int j = group; j < group + kGroup; ++j) {
-        if (j < steps) parameters.enter(a, start + j, first);
+        if (j < steps) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> input = unpack<T, V>(x[j]);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -398,7 +411,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
       for (int j = group + kGroup - 1; j >= group; --j) {
         const bool real = j < steps;  // a step after the last one leaves all as it was
-        if (real) parameters.enter(a, start + j, first);
+        if (real) parameters.template enter<T>(a, start + j, origin);
         const Numbers<R, V> gs = unpack<T, V>(grad_spike[j]);
         Numbers<R, V> gx;
 #pragma unroll
@@ -421,7 +434,7 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
         }
         if (real) grad_x.store(pack<T, V>(gx));
         grad_x.up();
-        if (real && start + j > 0) leave_step<Neuron, R, V>(a, start + j, origin, grad_param);
+        if (real && start + j > 0) leave_step<Neuron, T, V>(a, start + j, origin, grad_param);
       }
     }
   }
@@ -432,45 +445,41 @@ __global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
 #pragma unroll
       for (int v = 0; v < V; ++v) grad_param.row[Neuron::start(k)].lane[v] += grad.row[k].lane[v];
   }
-  leave_step<Neuron, R, V>(a, 0, origin, grad_param);
+  leave_step<Neuron, T, V>(a, 0, origin, grad_param);
 #pragma unroll
   for (int k = 0; k < L; ++k)
     if (a.grad_param[k] && !(kInTime<Neuron> >> k & 1)) grad_param.store(k, a.grad_param[k], 0, a, first);
 }
 
-// Whether every row of every tensor may be read in vectors of V.
-template <class T>
-bool vectors_fit(const KernelArgs& a, int V) {
-  if (a.inner % V) return false;
-  uintptr_t bits = 0;
-  for (const void* p : {a.x, static_cast<const void*>(a.spike), a.grad_spike, static_cast<const void*>(a.grad_x)})
-    bits |= reinterpret_cast<uintptr_t>(p);
-  if (bits % (sizeof(T) * V < 16 ? sizeof(T) * V : 16)) return false;
-  bits = reinterpret_cast<uintptr_t>(a.checkpoints);
-  for (int k = 0; k < kMaxStates; ++k)
-    for (const void* p : {a.state_init[k], static_cast<const void*>(a.state[k]), a.grad_state[k],
-                          static_cast<const void*>(a.grad_init[k])})
-      bits |= reinterpret_cast<uintptr_t>(p);
-  for (const void* p : a.grad_param) bits |= reinterpret_cast<uintptr_t>(p);
-  const size_t state = sizeof(real_t<T>) * V;
-  return bits % (state < 16 ? state : 16) == 0;
+// ---- the library's own kernels, and their launch; what is compiled at run time has its kernel from
+// codegen/emit/kernels.py
+
+#ifndef __CUDACC_RTC__
+
+template <class Neuron, class Surrogate, class T, int V, int kAhead>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                   const Surrogate surrogate) {
+  forward_loop<Neuron, Surrogate, T, V, kAhead>(a, common, surrogate);
 }
 
-// How a launch spreads the neurons: V to a thread.
-struct Shape {
-  int V, threads;
-};
+template <class Neuron, class Surrogate, class T, int V, int C>
+__global__ void __launch_bounds__(kThreads, blocks_wanted<Neuron, T, V>())
+    backward_kernel(const KernelArgs a, const typename Neuron::template Params<real_t<T>> common,
+                    const Surrogate surrogate) {
+  backward_loop<Neuron, Surrogate, T, V, C>(a, common, surrogate);
+}
 
 template <class Neuron, class Surrogate, class R>
 using Kernel = void (*)(KernelArgs, typename Neuron::template Params<R>, Surrogate);
 
 template <class Neuron, class Surrogate, class R>
 const char* launch(const KernelArgs& a, void* stream, Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-  const int64_t threads = (a.N + shape.V - 1) / shape.V, blocks = (threads + shape.threads - 1) / shape.threads;
-  if (blocks > INT32_MAX) return "too many neurons for one launch";
+  const int64_t count = blocks(a, shape);
+  if (count > INT32_MAX) return "too many neurons for one launch";
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(shape.threads);
+  config.gridDim = dim3(static_cast<unsigned>(count));
+  config.blockDim = dim3(shape.threads());
   config.stream = static_cast<cudaStream_t>(stream);
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, KernelArgs(a), typename Neuron::template Params<R>(a), Surrogate(a));
@@ -483,49 +492,43 @@ inline int multiprocessors() {
   return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess ? count : 1;
 }
 
-// Whether V neurons a thread are possible, and leave enough threads to hide the latency of the memory.
-template <class T>
-bool wide_pays(const KernelArgs& a, int V) {
-  constexpr int64_t kEnough = 256;  // threads a multiprocessor
-  return a.N / V >= kEnough * multiprocessors() && vectors_fit<T>(a, V);
+// Calls run(place) with the place `chosen` as a constant.
+template <int kCount, int kPlace = 0, class Run>
+const char* with_constant(int chosen, const Run& run) {
+  if constexpr (kPlace + 1 < kCount) {
+    if (chosen != kPlace) return with_constant<kCount, kPlace + 1>(chosen, run);
+  }
+  return run(std::integral_constant<int, kPlace>());
 }
 
-// Whether the passes for tensors and conventions also come in vectors of 2: not those for checking, nor those that call
-// the surrogate by its number, nor those whose tape is too large.
+// The passes for tensors and conventions also come in vectors, but for those for checking, those that call the
+// surrogate by its number.
 template <class Neuron, class Surrogate, class T>
-constexpr bool kWideTensors = sizeof(real_t<T>) == 4 && !Neuron::kSmooth && !Surrogate::kByNumber && Neuron::kTape <= 3;
+constexpr bool kWide =
+    Neuron::kWide && (!Neuron::kTensors || (sizeof(T) < 8 && !Neuron::kSmooth && !Surrogate::kByNumber));
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* forward(const KernelArgs& a, void* stream) {
-  using R = real_t<T>;
-  using Surrogate = SurrogateOf<R>;
-  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
-  };
-  if constexpr (!Neuron::kTensors) {
-    if (wide_pays<T>(a, 4)) return run({4, kThreads}, forward_kernel<Neuron, Surrogate, T, 4, 4>);
-  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, forward_kernel<Neuron, Surrogate, T, 2, 8>);
-  }
-  return run({1, kThreads / 2}, forward_kernel<Neuron, Surrogate, T, 1, 16>);
+  using Surrogate = SurrogateOf<real_t<T>>;
+  constexpr Family of = {false, Neuron::kTensors, kWide<Neuron, Surrogate, T>, sizeof(T)};
+  return with_constant<shapes(of).count>(choose(a, of, multiprocessors()), [&](auto place) {
+    constexpr Shape shape = shapes(of).shape[decltype(place)::value];
+    return launch<Neuron, Surrogate, real_t<T>>(a, stream, shape,
+                                                forward_kernel<Neuron, Surrogate, T, shape.V, shape.steps>);
+  });
 }
 
 template <class Neuron, template <class> class SurrogateOf, class T>
 const char* backward(const KernelArgs& a, void* stream) {
-  using R = real_t<T>;
-  using Surrogate = SurrogateOf<R>;
-  const auto run = [&](Shape shape, Kernel<Neuron, Surrogate, R> kernel) {
-    return launch<Neuron, Surrogate, R>(a, stream, shape, kernel);
-  };
-  if constexpr (!Neuron::kTensors) {
-    constexpr int kShort = 8 / sizeof(T);
-    if (a.T <= 8 && wide_pays<T>(a, kShort))
-      return run({kShort, kThreads}, backward_kernel<Neuron, Surrogate, T, kShort, 8>);
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
-  } else if constexpr (kWideTensors<Neuron, Surrogate, T>) {
-    if (wide_pays<T>(a, 2)) return run({2, kThreads}, backward_kernel<Neuron, Surrogate, T, 2, kCheckpointPeriod>);
-  }
-  return run({1, kThreads / 2}, backward_kernel<Neuron, Surrogate, T, 1, kCheckpointPeriod>);
+  using Surrogate = SurrogateOf<real_t<T>>;
+  constexpr Family of = {true, Neuron::kTensors, kWide<Neuron, Surrogate, T>, sizeof(T)};
+  return with_constant<shapes(of).count>(choose(a, of, multiprocessors()), [&](auto place) {
+    constexpr Shape shape = shapes(of).shape[decltype(place)::value];
+    return launch<Neuron, Surrogate, real_t<T>>(a, stream, shape,
+                                                backward_kernel<Neuron, Surrogate, T, shape.V, shape.steps>);
+  });
 }
+
+#endif  // __CUDACC_RTC__
 
 }  // namespace snnkern::cuda

@@ -121,13 +121,18 @@ SNNKERN_FN R spike(R u) {
   return u >= R(0) ? R(1) : R(0);
 }
 
-// A neuron's step for kernels in which some parameters change from step to step: bit k of the mask stands for the k-th.
-template <class Neuron, uint32_t mask>
+// A neuron's step for kernels in which some parameters change from step to step: bit k of a mask stands for the k-th.
+// Those of `like_x` and their gradients are sequences of the type and layout of x; of the rest, see ParamTensor.
+template <class Neuron, uint32_t in_time, uint32_t like_x>
 struct InTime : Neuron {};
 template <class Neuron>
 constexpr uint32_t kInTime = 0;
-template <class Neuron, uint32_t mask>
-constexpr uint32_t kInTime<InTime<Neuron, mask> > = mask;
+template <class Neuron, uint32_t in_time, uint32_t like_x>
+constexpr uint32_t kInTime<InTime<Neuron, in_time, like_x> > = in_time;
+template <class Neuron>
+constexpr uint32_t kLikeX = 0;
+template <class Neuron, uint32_t in_time, uint32_t like_x>
+constexpr uint32_t kLikeX<InTime<Neuron, in_time, like_x> > = like_x;
 static_assert(kMaxParams <= 32, "a bit for each parameter");
 
 // Stands where a kernel needs no surrogate: the forward pass.

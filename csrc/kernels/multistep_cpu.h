@@ -100,9 +100,17 @@ class Parameters {
     if constexpr (Neuron::kTensors) load_rows<~0u>(a, block, 0);
   }
 
-  // Those that change with time.
+  // Those that change with time, of a sequence of T.
+  template <class T>
   SNNKERN_FN void enter(const KernelArgs& a, const Block& block, int64_t time) {
     if constexpr (kInTime<Neuron> != 0) load_rows<kInTime<Neuron>>(a, block, time);
+    for (int k = 0; k < Params::kCount; ++k) {
+      if (!(kLikeX<Neuron> >> k & 1)) continue;
+      const T* values = static_cast<const T*>(a.tensor[k].data);
+      block.pieces(a, time, [&](int64_t from, int64_t to, int64_t n) SNNKERN_INLINE {
+        for (int64_t i = 0; i < n; ++i) row_[k][to + i] = to_real(values[from + i]);
+      });
+    }
   }
 
   SNNKERN_FN Params operator[](int64_t i) const {
@@ -125,7 +133,7 @@ class Parameters {
       if (!(which >> k & 1)) continue;
       const ParamTensor& t = a.tensor[k];
       fill(row_[k], R(a.params[k]));
-      if (!t.data) continue;
+      if (!t.data || kLikeX<Neuron> >> k & 1) continue;
       const R* values = static_cast<const R*>(t.data) + time * t.step;
       int64_t j = block.first / t.inner % t.size, left = t.inner - block.first % t.inner;
       for (int64_t i = 0; i < block.count; ++i) {
@@ -257,11 +265,12 @@ SNNKERN_FN void forward(const KernelArgs& a, const CpuSurrogate* surrogate, int6
   for (int64_t first = begin; first < end; first += kCpuBlock) {
     const Block block(a, first, end);
     p.load(a, block);
+    p.template enter<T>(a, block, 0);
     load_initial(state, a, p, block);
     for (int64_t t = 0; t < a.T; ++t) {
       if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0)
         for (int k = 0; k < S; ++k) block.store(a.checkpoints, (t / kCheckpointPeriod - 1) * S + k, a.N, state[k]);
-      p.enter(a, block, t);
+      p.template enter<T>(a, block, t);
       const T* __restrict x = block.read(a, a.x, t, x_buffer);
       T* __restrict spike = block.write(a, a.spike, t, spike_buffer);
       advance<Neuron::kForwardAsks, 1>(
@@ -325,19 +334,26 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
     const auto leave = [&](int64_t t) SNNKERN_INLINE {
       for (int k = 0; k < Neuron::kGradients; ++k) {
         if (!(kInTime<Neuron> >> k & 1)) continue;
-        if (a.grad_param[k]) block.copy_out(a, a.grad_param[k], t, grad_param[k]);
+        if (a.grad_param[k] && kLikeX<Neuron> >> k & 1) {
+          T* values = static_cast<T*>(a.grad_param[k]);
+          block.pieces(a, t, [&](int64_t to, int64_t from, int64_t n) SNNKERN_INLINE {
+            for (int64_t i = 0; i < n; ++i) values[to + i] = from_real<T>(grad_param[k][from + i]);
+          });
+        } else if (a.grad_param[k]) {
+          block.copy_out(a, a.grad_param[k], t, grad_param[k]);
+        }
         fill(grad_param[k], R(0));
       }
     };
 
     for (int64_t chunk = checkpoint_count(a.T); chunk >= 0; --chunk) {
       const int64_t start = chunk * C, steps = a.T - start < C ? a.T - start : C;
-      p.enter(a, block, 0);  // where a state may start
+      p.template enter<T>(a, block, 0);  // where a state may start
       load_initial(state, a, p, block);
       if (chunk > 0)
         for (int k = 0; k < S; ++k) block.load(state[k], a.checkpoints, (chunk - 1) * S + k, a.N);
       for (int64_t j = 0; j < steps; ++j) {
-        p.enter(a, block, start + j);
+        p.template enter<T>(a, block, start + j);
         const T* __restrict x = block.read(a, a.x, start + j, x_buffer);
         R(&__restrict notes)[K][kCpuBlock] = tape[j];
         advance<Neuron::kRecordAsks, K>(
@@ -359,7 +375,7 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
             });
           }
         }
-        p.enter(a, block, t);
+        p.template enter<T>(a, block, t);
         const T* grad_spike = a.grad_spike ? block.read(a, a.grad_spike, t, grad_buffer) : zeros;
         step_back(p, tape[j], grad_spike, grad, grad_param, block.write(a, a.grad_x, t, out_buffer), answers);
         block.commit(a, a.grad_x, t, out_buffer);

@@ -9,6 +9,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -21,6 +22,7 @@
 #include <unordered_map>
 
 #include "../generated/registry.h"
+#include "driver.h"
 #include "info.h"
 
 namespace snnkern {
@@ -37,6 +39,7 @@ struct Parameter {
   Tensor tensor;
   bool learned;  // one that is always a tensor
   bool in_time;  // it has a value for each step
+  bool like_x;   // it also has one for each neuron, and the type of x
 };
 
 // An operator's arguments, checked; tensors as the caller gave them.
@@ -119,12 +122,10 @@ std::string join(const std::vector<std::string>& names) {
 // As combinations name it.
 const char* surrogate_name(const SurrogateSpec* surrogate) { return surrogate ? surrogate->name : "none"; }
 
-// What was defined or compiled at run time.
+// Those that were defined at run time.
 struct Defined {
   std::mutex mutex;
   std::map<std::string, const SurrogateSpec*, std::less<>> by_name;
-  std::map<std::tuple<const NeuronSpec*, uint32_t, Pass, Reset, Dtype>, CpuKernel> in_time;
-  MakeInTime make_in_time = nullptr;
 };
 Defined& defined() {
   static auto* all = new Defined;
@@ -188,7 +189,7 @@ void check_shape(const Call& call, const char* name, const Tensor& t, bool every
 // then has a value for each step. Messages name it as the functions and modules do, and then the operator's argument:
 // "tau must be ..., got 0.5 (decay_tensor)".
 void read_parameter(Call& call, const Argument& argument, int index, const c10::IValue& value) {
-  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false});
+  call.parameters.push_back({index, Tensor(), argument.kind == Kind::kLearned, false, false});
   if (value.isNone()) return;
   const Tensor t = call.parameters.back().tensor = value.toTensor();
   const bool is_own = argument.kind == Kind::kLearned;
@@ -203,7 +204,11 @@ void read_parameter(Call& call, const Argument& argument, int index, const c10::
   }
   SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
                 want, "; got shape ", got, given);
-  call.parameters.back().in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
+  const bool in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
+  bool like_x = in_time && t.scalar_type() == call.x.scalar_type();
+  for (size_t d = 0; like_x && d < got.size(); ++d) like_x = TORCH_GUARD_OR_FALSE(got[d].sym_eq(want[d]));
+  call.parameters.back().in_time = in_time;
+  call.parameters.back().like_x = like_x;
   const Range& range = argument.range;
   if (!range.is_limited() || !t.is_cpu() || t.is_meta() || t.numel() == 0)
     return;  // a look at a CUDA tensor would wait for the device
@@ -441,95 +446,142 @@ Kernel look_up(const Row<Kernel>* row, Pass pass, int reset, int dtype) {
   return row ? row->kernel[pass][reset][dtype] : nullptr;
 }
 
-// What is in `place`; a neuron or surrogate that was defined at run time may have yet to put it there.
-template <class T, class Make, class... Which>
-T* found_or_made(const Call& call, T* const& place, const Make& make, Which... which) {
-  T* found = __atomic_load_n(&place, __ATOMIC_ACQUIRE);
-  if (found || !make) return found;
-  const char* error = make(which...);
+// A surrogate on the CPU, or null; one that was defined at run time may have yet to be compiled.
+const CpuSurrogate* compiled(const Call& call, const SurrogateSpec& surrogate) {
+  const CpuSurrogate* found = __atomic_load_n(surrogate.cpu, __ATOMIC_ACQUIRE);
+  if (found || !surrogate.make) return found;
+  const char* error = surrogate.make();
   SNNKERN_CHECK(call, !error, error);
-  return __atomic_load_n(&place, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(surrogate.cpu, __ATOMIC_ACQUIRE);
 }
 
-// The kernel for parameters that change from step to step: bit k stands for the k-th.
-CpuKernel kernel_in_time(const Call& call, uint32_t in_time, Pass pass) {
-  const std::tuple key(&call.neuron, in_time, pass, call.reset, call.dtype);
-  Defined& all = defined();
+std::atomic<MakeKernel> compiler = nullptr;
+
+// What was compiled at run time, of a kind: for the CPU a kernel, for CUDA one that is loaded; null where a pass has
+// none of this shape.
+template <class Kernel, class Load>
+Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
+  using Key = std::tuple<const char*, int, int, int, int, uint32_t, uint32_t, int, int, int>;
+  static std::mutex mutex;
+  static auto* all = new std::map<Key, Kernel>;
+  const Key key(wanted.forward_schema, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time,
+                wanted.like_x, wanted.V, wanted.steps, wanted.architecture);
   {
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const auto found = all.in_time.find(key);
-    if (found != all.in_time.end()) return found->second;
-    SNNKERN_CHECK(call, all.make_in_time,
-                  "kernels for parameters with time are compiled by snnkern's Python package, which was not imported");
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = all->find(key);
+    if (found != all->end()) return found->second;
   }
-  CpuKernel made = nullptr;
-  const char* error = all.make_in_time(call.neuron.forward_schema, in_time, pass, call.reset, call.dtype, &made);
+  // Without the lock: Python takes its own.
+  const MakeKernel make = compiler;
+  SNNKERN_CHECK(call, make, "this snnkern was built without this kernel for ", call.x.device(),
+                ", and what compiles it at run time is snnkern's Python package, which was not imported");
+  const void* place = nullptr;
+  const char* error = make(&wanted, &place);
   SNNKERN_CHECK(call, !error, error);
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  return all.in_time[key] = made;
+  const Kernel kernel = place ? load(place) : nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  return all->emplace(key, kernel).first->second;
+}
+
+void launch_made_on_cuda(const Call& call, const KernelArgs& args, Wanted wanted, void* stream) {
+  const int index = call.x.device().index();
+  driver::Device device;
+  const char* error = driver::describe(index, device);
+  SNNKERN_CHECK(call, !error, "the CUDA driver failed: ", error);
+  wanted.architecture = device.architecture;
+  const auto load = [&](const void* cubin) {
+    driver::Function kernel = nullptr;
+    const char* error = driver::load(cubin, kMadeKernel, kernel);
+    SNNKERN_CHECK(call, !error, "loading the kernel failed: ", error);
+    return kernel;
+  };
+  const bool tensors = wanted.pass != kForward && wanted.pass != kBackward;
+  const bool is_smooth = wanted.pass == kSmoothForward || wanted.pass == kSmoothBackward;
+  const cuda::Family of = {wanted.pass % 2 == kBackward, tensors, !tensors || (call.dtype != kF64 && !is_smooth),
+                           static_cast<int>(call.x.element_size())};
+  const cuda::Shapes shapes = cuda::shapes(of);
+  driver::Function kernel = nullptr;
+  for (int i = cuda::choose(args, of, device.multiprocessors); !kernel && i < shapes.count; ++i) {
+    wanted.V = shapes.shape[i].V;
+    wanted.steps = shapes.shape[i].steps;
+    kernel = made<driver::Function>(call, wanted, load);
+    if (kernel) error = driver::launch(kernel, args, shapes.shape[i], index, stream);
+  }
+  SNNKERN_CHECK(call, kernel && !error, "the CUDA launch failed: ", error ? error : "no kernel");
 }
 
 void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   bool tensors = false;
-  uint32_t in_time = 0;
+  uint32_t in_time = 0, like_x = 0;
   for (const Parameter& p : call.parameters) {
     tensors |= p.tensor.defined() && !(p.learned && p.tensor.numel() == 1);
     in_time |= uint32_t(p.in_time) << p.index;
+    like_x |= uint32_t(p.like_x) << p.index;
   }
   const Pass lean = is_backward ? kBackward : kForward;
   const Pass whole = call.general    ? (is_backward ? kGeneralBackward : kGeneralForward)
                      : !call.spiking ? (is_backward ? kSmoothBackward : kSmoothForward)
                                      : (is_backward ? kTensorBackward : kTensorForward);
-  const bool is_lean = !tensors && !call.general && call.spiking && call.finite;
-  const bool needs_surrogate = call.neuron.has_surrogate && (is_backward || !call.spiking);
-  if (call.x.is_cpu()) {
+  const bool is_lean = !tensors && !in_time && !call.general && call.spiking && call.finite;
+  const SurrogateSpec* surrogate =
+      call.neuron.has_surrogate && (is_backward || !call.spiking) ? call.surrogate : nullptr;
+  const bool is_made = !call.neuron.is_built_in() || in_time;
+  const c10::Device device = call.x.device();
+  const auto wanted = [&](Pass pass) {
+    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
+  };
+  if (device.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
-    const Row<CpuKernel>* row = *call.neuron.cpu;
-    const CpuKernel kernel = in_time ? kernel_in_time(call, in_time, pass)
-                             : row   ? found_or_made(call, row->kernel[pass][call.reset][call.dtype], call.neuron.make,
-                                                     int(pass), int(call.reset), int(call.dtype))
-                                     : nullptr;
-    const CpuSurrogate* surrogate =
-        needs_surrogate ? found_or_made(call, *call.surrogate->cpu, call.surrogate->make) : nullptr;
-    check_built(call, kernel && (surrogate || !needs_surrogate));
+    const auto load = [](const void* place) { return reinterpret_cast<CpuKernel>(const_cast<void*>(place)); };
+    const CpuKernel kernel =
+        is_made ? made<CpuKernel>(call, wanted(pass), load) : look_up(*call.neuron.cpu, pass, call.reset, call.dtype);
+    const CpuSurrogate* answers = surrogate ? compiled(call, *surrogate) : nullptr;
+    check_built(call, kernel && (answers || !surrogate));
     const int64_t blocks = (args.N + kCpuBlock - 1) / kCpuBlock;
     constexpr int64_t kWorthAThread = 32768;  // elements; the grain of PyTorch's own operators
     const int64_t grain = std::max<int64_t>(1, kWorthAThread / (kCpuBlock * args.T));
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      kernel(args, surrogate, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
+      kernel(args, answers, begin * kCpuBlock, std::min(end * kCpuBlock, args.N));
     });
     return;
   }
-  SNNKERN_CHECK(call, !in_time, "a parameter with time works on the CPU alone");
-  // On CUDA, what is defined at run time has no kernels, and no surrogate's number stands for it.
-  SNNKERN_CHECK(call, !call.neuron.make,
-                "a neuron that was defined at run time works on the CPU alone, and x_seq is on ", call.x.device(),
-                "; snnkern.reference.", call.neuron.name, " works there");
-  SNNKERN_CHECK(call, !needs_surrogate || !call.surrogate->make, "surrogate '", surrogate_name(call.surrogate),
-                "', which was defined at run time, works on the CPU alone, and x_seq is on ", call.x.device(),
-                "; snnkern.reference works there");
+  void* const stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+#ifdef SNNKERN_WITH_CUDA
+  const bool is_built = !is_made && !(surrogate && surrogate->make);
+#else
+  const bool is_built = false;
+#endif
+  if (!is_built) {
+    if (args.N == 0) return;
+    // float64 is for checking: the passes for tensors do for it.
+    Wanted kernel = wanted(is_lean && call.dtype != kF64 ? lean : whole);
+    kernel.surrogate = surrogate ? surrogate->index : -1;
+    launch_made_on_cuda(call, args, kernel, stream);
+    return;
+  }
 #ifdef SNNKERN_WITH_CUDA
   const auto rows = call.neuron.cuda;
-  const Row<CudaKernel>* const own = rows[needs_surrogate ? call.surrogate->index + 1 : 0];
+  const Row<CudaKernel>* const own = rows[surrogate ? surrogate->index + 1 : 0];
   CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
   if (!kernel) kernel = look_up(own, whole, call.reset, call.dtype);
   if (!kernel && own) kernel = look_up(rows[0], whole, call.reset, call.dtype);
   check_built(call, kernel);
   if (args.N == 0) return;
-  const c10::Device device = call.x.device();
-  void* stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
   const char* error = kernel(args, stream);
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
-#else
-  SNNKERN_CHECK(
-      call, false, "x_seq is on ", call.x.device(),
-      ", but this snnkern was built without CUDA; rebuild it with a CUDA build of torch, or with SNNKERN_CUDA=1");
 #endif
 }
 
 // A parameter in the state dtype, in the storage order of x, as far as it differs between neurons and steps: see
 // ParamTensor. Only one that varies along some dimensions, not along one between them, is copied out.
 ParamTensor param_tensor(Parameter& p, const Tensor& x) {
+  if (p.like_x) {
+    p.tensor = laid_out(p.tensor, x, kSequence, x.scalar_type());
+    // Kernels read it in vectors.
+    if (reinterpret_cast<uintptr_t>(p.tensor.const_data_ptr()) % 16 != 0)
+      p.tensor = empty(x, kSequence, x.scalar_type()).copy_(p.tensor);
+    return {p.tensor.const_data_ptr(), 1, 1, 0};
+  }
   if (p.tensor.numel() == 1) {
     p.tensor = p.tensor.to(state_type(x));
     return {p.tensor.const_data_ptr(), 1, 1, 0};
@@ -625,13 +677,14 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
 
   Tensor grad_x = empty(x, kSequence, x.scalar_type());
   // What the user did not give has no gradient: an empty tensor stands for it.
-  const auto gradient = [&](const Tensor& t, Extent extent) {
+  const auto gradient = [&](const Tensor& t, Extent extent, at::ScalarType type) {
     return t.defined() ? empty(x, extent, type) : at::empty({0}, x.options().dtype(type));
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
-  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep));
+  for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
   c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
-  for (const Parameter& p : call.parameters) shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep));
+  for (const Parameter& p : call.parameters)
+    shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
   if (!x.is_meta()) {
     prepare(call, x);
@@ -667,7 +720,7 @@ void backward(const NeuronSpec& neuron, Stack& stack) {
   for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
 }
 
-void set_make_in_time(MakeInTime make) { defined().make_in_time = make; }
+void set_compiler(MakeKernel make) { compiler = make; }
 
 void add_surrogate(const SurrogateSpec& surrogate, const char* key) {
   const std::lock_guard<std::mutex> lock(defined().mutex);

@@ -29,10 +29,10 @@ void forward(const NeuronSpec& neuron, Stack& stack);
 void train(const NeuronSpec& neuron, Stack& stack);
 void backward(const NeuronSpec& neuron, Stack& stack);
 
-// How kernels for parameters with time are compiled.
-void set_make_in_time(MakeInTime make);
-
 // A surrogate that operators find from now on under its name, and under `key`, which no other will have.
 void add_surrogate(const SurrogateSpec& surrogate, const char* key);
+
+// How kernels are compiled at run time.
+void set_compiler(MakeKernel make);
 
 }  // namespace snnkern

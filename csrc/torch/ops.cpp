@@ -109,5 +109,5 @@ __attribute__((visibility("default"))) const char* snnkern_define_surrogate(cons
   return nullptr;
 }
 
-__attribute__((visibility("default"))) void snnkern_set_make_in_time(MakeInTime make) { set_make_in_time(make); }
+__attribute__((visibility("default"))) void snnkern_set_compiler(MakeKernel make) { set_compiler(make); }
 }

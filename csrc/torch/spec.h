@@ -55,27 +55,36 @@ struct Argument {
   double usual;
 };
 
-// Of what is defined at run time, null for the rest: compiles what the host did not find, and puts it where the host
-// looks. Returns an error text, or null.
-using MakeKernel = const char* (*)(int pass, int reset, int dtype);
+// A kernel to compile at run time: one of a neuron that was defined then, with a surrogate that was, or for parameters
+// that change from step to step.
+struct Wanted {
+  const char* forward_schema;  // the neuron's
+  int surrogate;               // an index, or -1 for none; on the CPU, kernels call it
+  int pass, reset, dtype;
+  uint32_t in_time, like_x;    // bit k: parameter k changes from step to step, and has the type and layout of x
+  int V, steps, architecture;  // on CUDA the shape, and 90 for sm_90; 0 for the CPU
+};
+// Leaves in `made` where the kernel is, on CUDA its machine code, which stays there; or null if the pass has no kernel
+// of this shape. Returns an error text, or null.
+using MakeKernel = const char* (*)(const Wanted* wanted, const void** made);
+constexpr const char* kMadeKernel = "snnkern_made";  // what it is called in machine code
+// Compiles a surrogate for the CPU, and puts it where the host looks.
 using MakeSurrogate = const char* (*)();
-// A kernel of any neuron in which the parameters of a mask change from step to step, one for all neurons.
-using MakeInTime = const char* (*)(const char* forward_schema, uint32_t in_time, int pass, int reset, int dtype,
-                                   CpuKernel* made);
 
 struct NeuronSpec {
   const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
-  int states, learned;
+  int states, learned;             // how many, and how many parameters that are always tensors
   bool has_surrogate;
   const int* starts;  // for each state, the parameter it starts at; -1 for 0
   const Argument* arguments;
   int argument_count;
   const char *forward_schema, *train_schema, *backward_schema;
-  // Where its kernels are: null in an array is what this build leaves out, null for an array that it has no CUDA.
+  // Where its kernels are: null in an array is what this build leaves out, null for an array that it has no CUDA, or
+  // that the neuron was defined at run time.
   const Row<CpuKernel>* const* cpu;    // [1]
   const Row<CudaKernel>* const* cuda;  // [0: those without a surrogate or for any, 1 + index of a surrogate]
-  MakeKernel make = nullptr;
 
+  bool is_built_in() const { return cpu; }
   // How many arguments get a gradient.
   int differentiable() const {
     int count = 0;
@@ -103,7 +112,7 @@ struct SurrogateSpec {
   int param_count;
   const SurrogateParam* params;
   bool has_primitive;
-  int index;                       // in NeuronSpec::cuda, and for the kernels for any
+  int index;  // in NeuronSpec::cuda, and for the kernels for any; beyond kSurrogates: the user's own
   const CpuSurrogate* const* cpu;  // [1]; null in it: this build leaves it out
   MakeSurrogate make = nullptr;
 };
