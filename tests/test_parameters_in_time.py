@@ -189,10 +189,8 @@ def test_opcheck(device: str) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_with_any_number_of_steps(dynamic: bool, device: str, fresh_dynamo: None) -> None:
-    atan = surrogate.ATan()  # outside: torch 2.11 takes its numbers for symbols
-
     def run(x: Tensor, tau: Tensor) -> Tensor:
-        return functional.lif(x * 1.5, tau=tau + 1, surrogate=atan)[0]
+        return functional.lif(x * 1.5, tau=tau + 1, surrogate=surrogate.ATan())[0]
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for steps in (20, 35):

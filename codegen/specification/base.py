@@ -35,7 +35,7 @@ class Range:
     def holds(self, value: float) -> bool:
         if value == math.inf:
             return self.infinite
-        if not math.isfinite(value) or (self.integer and value != math.floor(value)):
+        if not -math.inf < value < math.inf or (self.integer and value != math.floor(value)):
             return False
         return (value > self.low if self.low_open else value >= self.low) and value <= self.high
 

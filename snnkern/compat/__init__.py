@@ -1,9 +1,10 @@
 """snnkern with networks of other libraries.
 
 convert        the neurons of SpikingJelly, snnTorch, Norse and Sinabs in a network become snnkern's: snnkern.convert
+nir            NIR, the exchange format of neuromorphic libraries: out and in
 spikingjelly   snnkern's neurons under SpikingJelly's names, old and new: yesterday's model files run on a current torch
 """
 
-from . import convert, spikingjelly
+from . import convert, nir, spikingjelly
 
-__all__ = ["convert", "spikingjelly"]
+__all__ = ["convert", "nir", "spikingjelly"]
