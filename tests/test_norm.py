@@ -170,5 +170,7 @@ def test_errors() -> None:
         forward(torch.zeros(4, 3, 5), mean=torch.zeros(5))
     with pytest.raises(ValueError, match="more than one value a channel"):
         forward(torch.zeros(1, 1, 5))
+    with pytest.raises(ValueError, match="no parameter may have a value for each neuron in each step"):
+        forward(torch.zeros(4, 3, 5), v_threshold_tensor=torch.ones(4, 3, 5))
     with pytest.raises(ValueError, match="eps must be > 0"):
         forward(torch.zeros(4, 3, 5), eps=0.0)

@@ -697,6 +697,9 @@ struct Norm {
 Norm read_norm(const Call& call, const c10::IValue* values) {
   const Tensor& x = call.x;
   SNNKERN_CHECK(call, x.dim() >= 3, "x_seq must be [T, N, C, ...] with at least 3 dimensions, got ", x.dim());
+  for (const Parameter& p : call.parameters)
+    SNNKERN_CHECK_VALUE(call, !p.like_x,
+                        "behind a BatchNorm, no parameter may have a value for each neuron in each step");
   Norm norm;
   const auto take = [&](Tensor& t, const char* name, int i) {
     if (values[i].isNone()) return;
