@@ -174,7 +174,7 @@ class HostCuda:
     def variant(self) -> tuple[int, ...]:
         """(vector width, rows loaded ahead) of the last forward launch, (vector width, chunk length) of a backward one."""
         name = self.library.host_cuda_last_kernel().decode()
-        found = re.search(r"(?:forward|backward)_kernel<.*, (\d+), (\d+)>\(", name)
+        found = re.search(r"(?:forward|backward)_kernel<.*, (\d+), (\d+), [\w:]+>\(", name)
         assert found, name
         return tuple(int(number) for number in found.groups())
 
