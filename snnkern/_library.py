@@ -1,56 +1,55 @@
-"""Loads the compiled library, once, and explains a failure."""
+"""Loads the kernels and the host that fits this torch, once, and explains a failure."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_LIBRARY = Path(__file__).parent / "lib" / "libsnnkern.so"
+from .codegen import build
+
+_FOLDER = Path(__file__).parent / "lib"
 _REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
-def _built_for() -> str:
-    """The torch requirement that the build wrote into the metadata, as torch==2.13.*"""
-    try:
-        needs = metadata.requires("snnkern") or []
-    except metadata.PackageNotFoundError:
-        return "another torch"
-    return next((r for r in needs if r.startswith("torch")), "another torch")
+def _releases() -> list[str]:
+    """What there is a host for."""
+    found = [p.stem.removeprefix(f"lib{build.host_name('')}") for p in _FOLDER.glob(f"lib{build.host_name('')}*.so")]
+    return sorted(found, key=lambda r: [int(n) if n.isdigit() else 0 for n in r.split(".")])
 
 
-def _check_release() -> None:
-    """Before anything of the library runs: some of its functions may be other ones in this torch, and it loads all the same."""
-    built = re.fullmatch(r"torch==(\d+\.\d+)\.\*", _built_for())
-    if built and not re.match(rf"{re.escape(built[1])}(?!\d)", torch.__version__):
+def _load() -> Path:
+    """Where the host is that was loaded."""
+    kernels = _FOLDER / f"lib{build.KERNELS}.so"
+    if not kernels.exists():
         raise ImportError(
-            f"snnkern: this snnkern was built for torch {built[1]}, and this is torch {torch.__version__}. "
-            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder, or install torch=={built[1]}.*"
-        )
-
-
-def _load() -> Any:
-    if not _LIBRARY.exists():
-        raise ImportError(
-            f"snnkern: {_LIBRARY} is missing. Python found the source folder, or a build that did not finish: install with "
+            f"snnkern: {kernels} is missing. Python found the source folder, or a build that did not finish: install with "
             f"`{_REINSTALL}` in the source folder and import from elsewhere."
         )
-    _check_release()
-    try:
-        torch.ops.load_library(_LIBRARY)  # type: ignore[no-untyped-call]
-        return importlib.import_module("snnkern._C")
-    except (OSError, ImportError) as error:
+    host = _FOLDER / f"lib{build.host_name(torch.__version__)}.so"
+    releases = " and ".join(_releases())
+    if not host.exists():
         raise ImportError(
-            f"snnkern: the library was built for {_built_for()} and does not load with torch {torch.__version__}. "
+            f"snnkern: this snnkern was built for torch {releases}, and this is torch {torch.__version__}. "
+            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder, or install one of these."
+        )
+    try:
+        ctypes.CDLL(str(kernels))
+        torch.ops.load_library(host)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise ImportError(
+            f"snnkern: the library was built for torch {releases} and does not load with torch {torch.__version__}. "
             f"Rebuild it with this torch: `{_REINSTALL}` in the source folder. ({error})"
         ) from error
+    return host
 
 
-_C = _load()
+HOST = _load()
+_C: Any = importlib.import_module("snnkern._C")
 
 
 def build_info() -> dict[str, Any]:
@@ -62,7 +61,7 @@ def build_info() -> dict[str, Any]:
         >>> snnkern.build_info()["snnkern"] == snnkern.__version__
         True
     """
-    return {"snnkern": metadata.version("snnkern"), **_C.build_info()}
+    return {"snnkern": metadata.version("snnkern"), **_C.build_info(str(HOST))}
 
 
 def kernels(device: str = "cpu") -> list[str]:
@@ -79,5 +78,5 @@ def kernels(device: str = "cpu") -> list[str]:
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f'snnkern.kernels: device must be "cpu" or "cuda", got {device!r}')
-    names: list[str] = _C.kernels(device)
+    names: list[str] = _C.kernels(str(HOST), device)
     return names
