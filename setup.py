@@ -130,7 +130,7 @@ def host() -> Extension:
         include_dirs=cpp_extension.include_paths(),
         library_dirs=cpp_extension.library_paths(),
         libraries=[build.KERNELS, *build.TORCH_LIBRARIES],
-        extra_compile_args={"cxx": [*build.HOST, *build.CXX]},
+        extra_compile_args={"cxx": [*build.HOST_CXX, *build.CXX]},
         extra_link_args=build.link_flags(name),
         language="c++",
     )
@@ -156,8 +156,8 @@ def extensions() -> list[Extension]:
 class BuildExtension(cpp_extension.BuildExtension):
     def get_ext_filename(self, name: str) -> str:
         # A library is no Python module, so it has no suffix of one.
-        stem = name.removeprefix("snnkern.lib.")
-        return f"{name.removesuffix(stem).replace('.', '/')}{stem}.so" if stem.startswith("lib") else super().get_ext_filename(name)
+        is_library = name.rpartition(".")[2].startswith("lib")
+        return name.replace(".", "/") + ".so" if is_library else super().get_ext_filename(name)
 
     def build_extension(self, ext: Extension) -> None:
         if build.KERNELS in ext.libraries:

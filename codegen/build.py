@@ -1,7 +1,7 @@
 """How the libraries are built: sources, flags, architectures, names. Standard library alone, since everything that compiles reads it.
 
 libsnnkern_kernels.so        the kernels and their tables, for CPU and CUDA: no symbol of torch, and no need of it to compile
-libsnnkern_torch2.13.so      the host: the operators, compiled against the headers of one release of torch; it needs no CUDA
+libsnnkern_torch2_13.so      the host: the operators, compiled against the headers of one release of torch; it needs no CUDA
 snnkern/_C                   the binding, compiled for one Python; it finds the host that was loaded
 
 setup.py, CMakeLists.txt (`python -m codegen --cmake`), snnkern._library, snnkern.jit, snnkern._nvrtc, codegen.report and
@@ -30,7 +30,7 @@ ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 CXX = ("-O3", *ARITHMETIC, "-fvisibility=hidden", "-g0")
 KERNELS_STANDARD = "-std=c++17"
 # torch's headers ask for it. OpenMP's run time comes with torch: linking it here too could bring in a second one.
-HOST = ("-std=c++20", "-fopenmp")
+HOST_CXX = ("-std=c++20", "-fopenmp")
 NVCC_ARITHMETIC = ("-fmad=false",)
 NVCC = (KERNELS_STANDARD, "-O3", *NVCC_ARITHMETIC, "-Xcompiler", "-fvisibility=hidden")
 # No library that is linked statically (libstdc++, with some toolchains) shows its symbols to the process.
@@ -40,10 +40,13 @@ ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0")
 """GPUs that CUDA kernels are compiled for, where nvcc knows them; the last one also as PTX, for GPUs to come."""
 
 
+HOST = "snnkern_torch"
+
+
 def host_name(torch: str) -> str:
     """The host for a torch, as a linker calls it. One serves a release; others, such as 2.14.0a0+git, are each their own."""
     release = re.fullmatch(r"(\d+\.\d+)\.\d+(\.post\d+)?(\+.*)?", torch)
-    return f"snnkern_torch{release[1] if release else torch}"
+    return HOST + re.sub(r"\W", "_", release[1] if release else torch)
 
 
 def version(only: str | None) -> str:
@@ -53,8 +56,8 @@ def version(only: str | None) -> str:
 
 def kernel_sources(made: Iterable[str], *, cuda: bool) -> list[str]:
     """Of the generated files, below csrc/generated, those that are compiled into the kernels."""
-    rooms = ("cpu", "cuda") if cuda else ("cpu",)
-    return [p for p in made if p.split("/")[0] in rooms and p.endswith((".cpp", ".cu")) and not (cuda and p == NO_CUDA)]
+    rooms = ("cpu/", "cuda/") if cuda else ("cpu/",)
+    return [p for p in made if p.startswith(rooms) and p.endswith((".cpp", ".cu")) and not (cuda and p == NO_CUDA)]
 
 
 NO_CUDA = "cpu/no_cuda.cpp"
@@ -68,7 +71,7 @@ def host_sources(csrc: Path) -> list[Path]:
 
 def compression(nvcc_release: str) -> str:
     """How nvcc makes kernels small. Drivers for CUDA 13 all read the second form, which is a fifth smaller."""
-    return "--compress-mode=size" if int(nvcc_release.split(".")[0]) >= 13 else "-Xfatbin=-compress-all"
+    return "--compress-mode=size" if int(nvcc_release.split(".", maxsplit=1)[0]) >= 13 else "-Xfatbin=-compress-all"
 
 
 def nvcc_release(nvcc: str | Path) -> str:
@@ -104,3 +107,26 @@ def build_source(cuda: str | None, cuda_architectures: str | None, only: str | N
         f"const Build kBuild = {{{values}, __VERSION__}};\n"
         "}  // namespace snnkern\n"
     )
+
+
+def cmake(made: Iterable[str], nvcc: str | None, only: str | None) -> str:
+    """What CMakeLists.txt includes; it chooses between CPU and CUDA, so it gets both."""
+    release = nvcc_release(nvcc) if nvcc else ""
+    known = architectures(nvcc) if nvcc else []
+    numbers = [a.replace(".", "") + ("" if a == known[-1] else "-real") for a in known]
+    made = list(made)
+    cpu, cuda = kernel_sources(made, cuda=False), kernel_sources(made, cuda=True)
+    values = {
+        "version": [VERSION],
+        "only": [only or ""],
+        "kernels": [KERNELS],
+        "host": [HOST],
+        "arithmetic": ARITHMETIC,
+        "nvcc_arithmetic": NVCC_ARITHMETIC,
+        "nvcc_compression": [compression(release)] if nvcc else [],
+        "nvcc_release": [release],
+        "architectures": numbers,
+        "sources": [f"csrc/generated/{p}" for p in cpu],
+        "sources_with_cuda": [f"csrc/generated/{p}" for p in cuda],
+    }
+    return "".join(f"set(snnkern_{name} {' '.join(json.dumps(v) for v in value)})\n" for name, value in values.items())

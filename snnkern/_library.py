@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,8 @@ _REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 def _releases() -> list[str]:
     """What there is a host for."""
-    found = [p.stem.removeprefix(f"lib{build.host_name('')}") for p in _FOLDER.glob(f"lib{build.host_name('')}*.so")]
+    prefix = f"lib{build.HOST}"
+    found = [p.stem.removeprefix(prefix).replace("_", ".") for p in _FOLDER.glob(f"{prefix}*.so")]
     return sorted(found, key=lambda r: [int(n) if n.isdigit() else 0 for n in r.split(".")])
 
 
@@ -31,21 +37,62 @@ def _load() -> Path:
             f"`{_REINSTALL}` in the source folder and import from elsewhere."
         )
     host = _FOLDER / f"lib{build.host_name(torch.__version__)}.so"
-    releases = " and ".join(_releases())
     if not host.exists():
-        raise ImportError(
-            f"snnkern: this snnkern was built for torch {releases}, and this is torch {torch.__version__}. "
-            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder, or install one of these."
-        )
+        host = _compile(host.stem.removeprefix("lib"))
     try:
-        ctypes.CDLL(str(kernels))
+        ctypes.CDLL(str(kernels))  # a host in the cache finds it by its name, since it is loaded
         torch.ops.load_library(host)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(
-            f"snnkern: the library was built for torch {releases} and does not load with torch {torch.__version__}. "
-            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder. ({error})"
+            f"snnkern: {host} does not load with torch {torch.__version__}. "
+            f"Build snnkern for this torch: `{_REINSTALL}` in the source folder. ({error})"
         ) from error
     return host
+
+
+def _compile(library: str) -> Path:
+    """The host for a torch that the package has none for: from the cache of snnkern.jit, or compiled now."""
+    from . import jit
+
+    csrc, home = Path(__file__).parent / "csrc", Path(torch.__file__).parent
+    sources = build.host_sources(csrc)
+    read = [*sources, *(p for room in ("generated", "kernels", "torch") for p in sorted((csrc / room).glob("*.h")))]
+    try:
+        compiler, about = jit._compiler(os.environ.get("CXX"))
+    except RuntimeError as error:
+        raise ImportError(_no_host("compiling them here needs a C++ compiler, and none was found")) from error
+    compile_it = [*compiler, *build.HOST_CXX, *build.CXX, "-fPIC", f"-I{home / 'include'}"]
+    link = [*compiler, "-shared", *build.link_flags(library), f"-L{_FOLDER}", f"-L{home / 'lib'}"]
+    link += [f"-l{name}" for name in (build.KERNELS, *build.TORCH_LIBRARIES)]
+
+    def run(command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ImportError(_no_host(f"compiling them here failed: {shlex.join(command)}\n{done.stderr}"))
+
+    def make(path: Path) -> None:
+        print(
+            f"snnkern: compiling its operators for torch {torch.__version__}, once: about a minute",
+            file=sys.stderr,
+            flush=True,
+        )
+        objects = [str(path.with_name(f"{source.stem}.o")) for source in sources]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run, [[*compile_it, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]))
+        run([*link[:1], *objects, *link[1:], "-o", str(path)])
+
+    parts = [torch.__version__, str(home), *compile_it, about, *(p.read_text(encoding="utf-8") for p in read)]
+    try:
+        return jit._cached(".so", parts, make)
+    except RuntimeError as error:  # the cache cannot be written
+        raise ImportError(_no_host(str(error))) from error
+
+
+def _no_host(reason: str) -> str:
+    return (
+        f"snnkern: this is torch {torch.__version__}, and this snnkern has operators for torch {' and '.join(_releases())}; "
+        f"{reason}. Install one of these torch, or build snnkern for yours: `{_REINSTALL}` in the source folder."
+    )
 
 
 HOST = _load()

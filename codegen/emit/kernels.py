@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..build import NO_CUDA
 from ..specification.base import RESETS, Neuron, Surrogate
 from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from ..build import NO_CUDA
 from .schema import DTYPES, HEADER, registry
 from .step import (
     any_surrogate_header,

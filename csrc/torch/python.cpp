@@ -1,5 +1,5 @@
-// snnkern._C: what the libraries know about their build. It is linked to none of them: it finds the host that was loaded,
-// by its path, so that only this file depends on the version of Python.
+// snnkern._C: what the libraries know about their build. It is linked to none of them: it finds the host that was
+// loaded, by its path, so that only this file depends on the version of Python.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
