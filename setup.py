@@ -3,6 +3,8 @@ codegen/build.py says what is compiled, and with what.
 
 SNNKERN_CUDA=auto|0|1   auto builds CUDA kernels when torch is a CUDA build (whether a GPU is present does not matter)
 SNNKERN_ONLY=...        restricts a development build, e.g. "lif:atan:hard:f32"
+SNNKERN_TORCH_HEADERS=folder   builds hosts for other releases of torch as well, from folder/2.11/torch/include and so on
+SNNKERN_LIBRARIES=folder       takes the kernels and the hosts from there, and compiles the binding alone, without torch
 TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME   as for every PyTorch extension
 """
 
@@ -13,19 +15,32 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-
-try:
-    import pybind11
-    import torch
-    from torch.utils import cpp_extension
-except ModuleNotFoundError as error:
-    raise SystemExit(
-        f"snnkern builds against the torch that will run it, and needs {error.name}. Install torch first, then:\n"
-        "    pip install setuptools ninja pybind11\n"
-        "    pip install --no-build-isolation ."
-    ) from error
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+LIBRARIES = os.environ.get("SNNKERN_LIBRARIES")
+# What only looks at the sources compiles nothing, and so needs no torch.
+COMPILES = not {"sdist", "egg_info", "dist_info"} & set(sys.argv)
+
+if not sys.platform.startswith("linux"):
+    raise SystemExit(
+        f"snnkern's kernels build on Linux, not on {sys.platform} (on Windows use WSL 2). The equations of its neurons in "
+        "plain PyTorch are snnkern.reference."
+    )
+if COMPILES:
+    try:
+        import pybind11
+
+        if not LIBRARIES:
+            import torch
+            from torch.utils import cpp_extension
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"snnkern builds against the torch that will run it, and needs {error.name}. Install torch first, then:\n"
+            "    pip install setuptools ninja pybind11\n"
+            "    pip install --no-build-isolation ."
+        ) from error
+
 sys.path.insert(0, str(ROOT))  # a build back-end does not put the project's folder on the path
 
 from codegen import build  # noqa: E402
@@ -120,20 +135,35 @@ def kernels(cuda: bool) -> Extension:
     )
 
 
-def host() -> Extension:
-    """The operators, for the torch that is there."""
-    name = build.host_name(torch.__version__)
+def host(torch_version: str, include: list[str], library_dirs: list[str]) -> Extension:
+    """The operators, for a torch."""
+    name = build.host_name(torch_version)
     return Extension(
         f"snnkern.lib.lib{name}",
         [str(p.relative_to(ROOT)) for p in build.host_sources(ROOT / "csrc")],
         depends=headers(),
-        include_dirs=cpp_extension.include_paths(),
-        library_dirs=cpp_extension.library_paths(),
+        include_dirs=include,
+        library_dirs=library_dirs,
         libraries=[build.KERNELS, *build.TORCH_LIBRARIES],
         extra_compile_args={"cxx": [*build.HOST_CXX, *build.CXX]},
         extra_link_args=build.link_flags(name),
         language="c++",
     )
+
+
+def hosts() -> list[Extension]:
+    """For the torch that is there, and for those of which $SNNKERN_TORCH_HEADERS has 2.11/torch/include and so on."""
+    made = {
+        build.host_name(torch.__version__): host(
+            torch.__version__, cpp_extension.include_paths(), cpp_extension.library_paths()
+        )
+    }
+    if folder := os.environ.get("SNNKERN_TORCH_HEADERS"):
+        stand_ins = str(build.stand_ins(ROOT / "build" / "stand_ins", build.TORCH_LIBRARIES))
+        for include in sorted(Path(folder).resolve().glob("*/torch/include")):
+            version = f"{include.parent.parent.name}.0"
+            made.setdefault(build.host_name(version), host(version, [str(include)], [stand_ins]))
+    return list(made.values())
 
 
 def binding() -> Extension:
@@ -148,12 +178,21 @@ def binding() -> Extension:
 
 
 def extensions() -> list[Extension]:
+    if not COMPILES:
+        return []
     take_compiler()
-    cuda = decide_cuda()
-    return [kernels(cuda), host(), binding()]
+    return [binding()] if LIBRARIES else [kernels(decide_cuda()), *hosts(), binding()]
 
 
-class BuildExtension(cpp_extension.BuildExtension):
+class BuildExtension(build_ext if LIBRARIES or not COMPILES else cpp_extension.BuildExtension):
+    def run(self) -> None:
+        super().run()
+        if LIBRARIES:  # as another build made them: only the binding depends on the version of Python
+            target = Path(self.build_lib) / "snnkern" / "lib"
+            target.mkdir(parents=True, exist_ok=True)
+            for library in Path(LIBRARIES).glob("lib*.so"):
+                shutil.copy(library, target)
+
     def get_ext_filename(self, name: str) -> str:
         # A library is no Python module, so it has no suffix of one.
         is_library = name.rpartition(".")[2].startswith("lib")
@@ -162,7 +201,11 @@ class BuildExtension(cpp_extension.BuildExtension):
     def build_extension(self, ext: Extension) -> None:
         if build.KERNELS in ext.libraries:
             ext.library_dirs.append(str(Path(self.get_ext_fullpath(f"snnkern.lib.lib{build.KERNELS}")).parent))
+        if LIBRARIES:  # setuptools knows flags for one compiler
+            ext.extra_compile_args = ext.extra_compile_args["cxx"]
+        shared, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)  # hosts have the same sources
         super().build_extension(ext)
+        self.build_temp = shared
 
 
 # Before any command: setuptools looks for the generated package first of all.

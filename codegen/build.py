@@ -96,7 +96,27 @@ def cuda_link_flags(nvcc: str | Path) -> list[str]:
 
 def link_flags(library: str) -> list[str]:
     """Of each of the libraries: it is found by its name, and finds the others beside itself."""
-    return [*LINK, f"-Wl,-soname,lib{library}.so", "-Wl,-rpath,$ORIGIN"]
+    return ["-Wl,--no-as-needed", *LINK, f"-Wl,-soname,lib{library}.so", "-Wl,-rpath,$ORIGIN"]
+
+
+def stand_ins(folder: Path, libraries: Iterable[str]) -> Path:
+    """A folder of empty libraries with these names, to link with in the place of a torch of which only the headers are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in libraries:
+        soname = f"lib{name}.so"
+        command = [
+            "c++",
+            "-shared",
+            "-nostdlib",
+            f"-Wl,-soname,{soname}",
+            "-x",
+            "c++",
+            "/dev/null",
+            "-o",
+            str(folder / soname),
+        ]
+        subprocess.run(command, check=True)
+    return folder
 
 
 def build_source(cuda: str | None, cuda_architectures: str | None, only: str | None) -> str:

@@ -70,7 +70,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_python_in_the_process(program: Path) -> None:
     libraries = run("ldd", program)
-    assert "libsnnkern.so" in libraries and "libpython" not in libraries and "torch_python" not in libraries
+    assert (
+        "libsnnkern_kernels.so" in libraries
+        and "libsnnkern_torch" in libraries
+        and "libpython" not in libraries
+        and "torch_python" not in libraries
+    )
 
 
 @pytest.mark.parametrize("neuron", KINDS)
