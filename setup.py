@@ -144,9 +144,8 @@ def host(torch_version: str, include: list[str], library_dirs: list[str]) -> Ext
         depends=headers(),
         include_dirs=include,
         library_dirs=library_dirs,
-        libraries=[build.KERNELS, *build.TORCH_LIBRARIES],
         extra_compile_args={"cxx": [*build.HOST_CXX, *build.CXX]},
-        extra_link_args=build.link_flags(name),
+        extra_link_args=build.host_link_flags(name),
         language="c++",
     )
 
@@ -199,7 +198,7 @@ class BuildExtension(build_ext if LIBRARIES or not COMPILES else cpp_extension.B
         return name.replace(".", "/") + ".so" if is_library else super().get_ext_filename(name)
 
     def build_extension(self, ext: Extension) -> None:
-        if build.KERNELS in ext.libraries:
+        if f"-l{build.KERNELS}" in ext.extra_link_args:
             ext.library_dirs.append(str(Path(self.get_ext_fullpath(f"snnkern.lib.lib{build.KERNELS}")).parent))
         if LIBRARIES:  # setuptools knows flags for one compiler
             ext.extra_compile_args = ext.extra_compile_args["cxx"]

@@ -96,7 +96,13 @@ def cuda_link_flags(nvcc: str | Path) -> list[str]:
 
 def link_flags(library: str) -> list[str]:
     """Of each of the libraries: it is found by its name, and finds the others beside itself."""
-    return ["-Wl,--no-as-needed", *LINK, f"-Wl,-soname,lib{library}.so", "-Wl,-rpath,$ORIGIN"]
+    return [*LINK, f"-Wl,-soname,lib{library}.so", "-Wl,-rpath,$ORIGIN"]
+
+
+def host_link_flags(library: str) -> list[str]:
+    """It needs these, also where what is linked with is a stand-in that has no symbol."""
+    needed = [f"-l{name}" for name in (KERNELS, *TORCH_LIBRARIES)]
+    return [*link_flags(library), "-Wl,--push-state,--no-as-needed", *needed, "-Wl,--pop-state"]
 
 
 def stand_ins(folder: Path, libraries: Iterable[str]) -> Path:

@@ -62,8 +62,7 @@ def _compile(library: str) -> Path:
     except RuntimeError as error:
         raise ImportError(_no_host("compiling them here needs a C++ compiler, and none was found")) from error
     compile_it = [*compiler, *build.HOST_CXX, *build.CXX, "-fPIC", f"-I{home / 'include'}"]
-    link = [*compiler, "-shared", *build.link_flags(library), f"-L{_FOLDER}", f"-L{home / 'lib'}"]
-    link += [f"-l{name}" for name in (build.KERNELS, *build.TORCH_LIBRARIES)]
+    link = [f"-L{_FOLDER}", f"-L{home / 'lib'}", *build.host_link_flags(library)]
 
     def run(command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +78,7 @@ def _compile(library: str) -> Path:
         objects = [str(path.with_name(f"{source.stem}.o")) for source in sources]
         with ThreadPoolExecutor() as pool:
             list(pool.map(run, [[*compile_it, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]))
-        run([*link[:1], *objects, *link[1:], "-o", str(path)])
+        run([*compiler, "-shared", *objects, *link, "-o", str(path)])
 
     parts = [torch.__version__, str(home), *compile_it, about, *(p.read_text(encoding="utf-8") for p in read)]
     try:
