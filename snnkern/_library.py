@@ -18,6 +18,7 @@ import torch
 from .codegen import build
 
 _FOLDER = Path(__file__).parent / "lib"
+KERNELS = _FOLDER / f"lib{build.KERNELS}.so"
 _REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
@@ -30,17 +31,16 @@ def _releases() -> list[str]:
 
 def _load() -> Path:
     """Where the host is that was loaded."""
-    kernels = _FOLDER / f"lib{build.KERNELS}.so"
-    if not kernels.exists():
+    if not KERNELS.exists():
         raise ImportError(
-            f"snnkern: {kernels} is missing. Python found the source folder, or a build that did not finish: install with "
+            f"snnkern: {KERNELS} is missing. Python found the source folder, or a build that did not finish: install with "
             f"`{_REINSTALL}` in the source folder and import from elsewhere."
         )
     host = _FOLDER / f"lib{build.host_name(torch.__version__)}.so"
     if not host.exists():
         host = _compile(host.stem.removeprefix("lib"))
     try:
-        ctypes.CDLL(str(kernels))  # a host in the cache finds it by its name, since it is loaded
+        ctypes.CDLL(str(KERNELS))  # a host in the cache finds it by its name, since it is loaded
         torch.ops.load_library(host)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ImportError(

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import snnkern
+from snnkern import cli
 from snnkern.codegen.emit.kernels import Selection
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,6 +259,7 @@ def test_build_info_and_kernels() -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     out = run(sys.executable, "-m", "snnkern", "info", cwd=tmp_path).stdout
+    assert f"operators: {snnkern._library.HOST}\n  kernels: {snnkern._library.KERNELS}\n" in out
     assert (
         f"torch {torch.__version__}" in out
         and f"cpu: {len(snnkern.kernels())} combinations" in out
@@ -265,3 +267,17 @@ def test_command_line(tmp_path: Path) -> None:
     )
     out = run(sys.executable, "-m", "snnkern", cwd=tmp_path, check=False)
     assert out.returncode == 2 and "info" in out.stderr
+
+
+def test_info_says_why_a_gpu_would_be_slow() -> None:
+    there = "kernels for it are there"
+    for architectures, capability, said in (
+        ("7.5;8.0;9.0+PTX", (9, 0), there),
+        ("7.5;8.0;9.0+PTX", (8, 9), there),  # of its generation, with a lower number
+        ("75-real 80-real 90", (8, 6), there),
+        ("7.5;8.0;9.0+PTX", (12, 0), "the driver compiles the kernels from PTX, once"),
+        ("8.0;9.0", (12, 0), "not for its 12.0: build snnkern for it"),
+        ("8.6;10.0+PTX", (8, 0), "not for its 8.0"),
+        (None, (9, 0), "this build has no CUDA"),
+    ):
+        assert said in cli._slow_gpu(architectures, capability), (architectures, capability)
