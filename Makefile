@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-BUILD_TOOLS := "setuptools>=77" ninja pybind11 wheel
+BUILD_TOOLS := "setuptools>=64" ninja pybind11 wheel
 CPP := $(sort $(shell find csrc/kernels csrc/torch -name '*.*h' -o -name '*.cpp'))
 PYTHON_SOURCES := $(sort $(shell find codegen snnkern -name '*.py' -not -path 'snnkern/_generated/*'))
 SOURCES := setup.py pyproject.toml $(CPP) $(PYTHON_SOURCES)
