@@ -33,7 +33,7 @@ _METADATA = "snnkern"  # the key of what only snnkern reads
 
 def _nir() -> Any:
     try:
-        import nir  # type: ignore[import-untyped]
+        import nir
     except ImportError as error:
         raise ImportError(f"snnkern.compat.nir needs the package nir: pip install nir ({error})") from error
     return nir
