@@ -8,7 +8,7 @@ from ..graph.formula import latex, latex_step
 from ..specification.base import Neuron, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .python import function_name, step_equations
+from .python import batch_norm_name, function_name, step_equations
 from .schema import schemas
 
 
@@ -30,7 +30,7 @@ def pages() -> dict[str, str]:
         "neurons/list.md": neuron_list(),
         **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
         "surrogates.md": surrogate_sections(),
-        "api/functional.md": _summary(function_name(n) for n in NEURONS),
+        "api/functional.md": _summary([name(n) for name in (function_name, batch_norm_name) for n in NEURONS]),
         "api/reference.md": _summary(function_name(n) for n in NEURONS),
         "api/nn.md": _summary(n.module for n in NEURONS),
         "api/surrogate.md": _summary(s.__name__ for s in SURROGATES),
@@ -74,6 +74,8 @@ def neuron_page(neuron: type[Neuron]) -> str:
         _autodoc("class", f"nn.{neuron.module}", ":members:"),
         "## Function",
         _autodoc("function", f"functional.{function}"),
+        "## Function, behind a BatchNorm",
+        _autodoc("function", f"functional.{batch_norm_name(neuron)}"),
         "## Reference",
         _autodoc("function", f"reference.{function}"),
         "## Operator",

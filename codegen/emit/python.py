@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ..specification.base import DETACH_RESET, SURROGATE_TENSORS, Flag, Float, Neuron, Range, State, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .examples import function_example, module_example, surrogate_example
+from .examples import batch_norm_example, function_example, module_example, surrogate_example
 from .schema import MADE_BY, arguments
 
 HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
@@ -22,6 +22,7 @@ def files() -> dict[str, str]:
         "__init__.py": '"""Modules made by codegen from the specification."""\n',
         "surrogate.py": surrogate_module(SURROGATES),
         "functional.py": functional_module(NEURONS),
+        "batch_norm.py": batch_norm_module(NEURONS),
         "reference.py": reference_module(NEURONS),
         "nn.py": nn_module(NEURONS),
     }
@@ -30,6 +31,11 @@ def files() -> dict[str, str]:
 def function_name(neuron: type[Neuron]) -> str:
     """The name in snnkern.functional: `if` is a keyword of Python."""
     return "if_" if neuron.name == "if" else neuron.name
+
+
+def batch_norm_name(neuron: type[Neuron]) -> str:
+    """The name in snnkern.functional of a neuron behind a BatchNorm."""
+    return f"batch_norm_{neuron.name}"
 
 
 def _all(names: list[str]) -> str:
@@ -97,11 +103,13 @@ def _number(p: Float) -> str:
 # ---- functions --------------------------------------------------------------------------------------------------------
 
 
-def _signature(neuron: type[Neuron]) -> list[str]:
+def _signature(neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = ()) -> list[str]:
+    """The arguments of a function; of others than the neuron's, those that come before the states and before its numbers."""
     lines = ["x_seq: Tensor,"]
     lines += [f"{t.name}: Tensor," for t in neuron.required()]
+    lines += positional
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
-    lines.append("*,")
+    lines += ["*,", *by_keyword]
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
     if neuron.has_surrogate:
         lines.append(f"surrogate: Surrogate = {SURROGATES[0].__name__}(),")
@@ -128,51 +136,71 @@ def _limits(p: Float | Flag) -> str:
     return f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
 
 
+_TENSORS = [
+    "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
+    "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
+    "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
+    "the CPU alone: on CUDA a look would wait for the device.",
+]
+_ERRORS = [
+    "ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+    "TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+    "RuntimeError: a tensor is of a wrong shape or on a wrong device.",
+]
+
+
 def _docstring(neuron: type[Neuron]) -> list[str]:
-    lines = [f"{(neuron.__doc__ or '').strip()}", "", *(f"    {e}" for e in step_equations(neuron)), ""]
-    # Before the arguments: what looks like "words: more words" among them would be read as one.
-    lines += [
-        "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
-        "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
-        "the CPU alone: on CUDA a look would wait for the device.",
+    names = ", ".join(s.name for s in neuron.states)
+    return [
+        f"{(neuron.__doc__ or '').strip()}",
+        "",
+        *(f"    {e}" for e in step_equations(neuron)),
+        "",
+        # Before the arguments: what looks like "words: more words" among them would be read as one.
+        *_TENSORS,
         "",
         "Args:",
-    ]
-    lines.append("    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16")
-    for t in neuron.required():
-        against = "x_seq[0]" if t in neuron.learned else "x_seq"
-        lines.append(
-            f"    {t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
-        )
-    for s in neuron.states:
-        lines.append(
-            f"    {s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}"
-        )
-    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
-    if neuron.has_surrogate:
-        lines.append(
-            "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
-        )
-    lines.append(f"    store_v_seq: return {_of_states(neuron)} after every step instead of the last")
-    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
-    names = ", ".join(s.name for s in neuron.states)
-    result = "spikes" if neuron.firing else "the potential after each step,"
-    lines += [
+        "    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16",
+        *(f"    {line}" for line in _arguments_doc(neuron)),
         "",
         "Returns:",
-        f"    ({neuron.output}, {names}): {result} [T, N, ...] with the dtype of x_seq, and {_of_states(neuron)} after the last",
-        "    step, [N, ...], or after each with store_v_seq, [T, N, ...], in the state dtype: float64 for float64 x_seq,",
-        "    else float32.",
+        *_results_doc(neuron, names),
         "",
         "Raises:",
-        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
-        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
-        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
+        *(f"    {line}" for line in _ERRORS),
         *_example(neuron, NEURONS, function_example, f"functional.{function_name(neuron)}"),
         *_source(neuron),
     ]
-    return lines
+
+
+def _arguments_doc(neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = ()) -> list[str]:
+    """A line for each argument but x_seq, in the order of `_signature`."""
+    lines = []
+    for t in neuron.required():
+        against = "x_seq[0]" if t in neuron.learned else "x_seq"
+        lines.append(
+            f"{t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
+        )
+    lines += positional
+    for s in neuron.states:
+        lines.append(f"{s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}")
+    lines += by_keyword
+    lines += [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
+    if neuron.has_surrogate:
+        lines.append(
+            "surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
+        )
+    lines.append(f"store_v_seq: return {_of_states(neuron)} after every step instead of the last")
+    return lines + [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
+
+
+def _results_doc(neuron: type[Neuron], names: str) -> list[str]:
+    result = "spikes" if neuron.firing else "the potential after each step,"
+    return [
+        f"    ({neuron.output}, {names}): {result} [T, N, ...] with the dtype of x_seq, and {_of_states(neuron)} after the last",
+        "    step, [N, ...], or after each with store_v_seq, [T, N, ...], in the state dtype: float64 for float64 x_seq,",
+        "    else float32.",
+    ]
 
 
 def _reference_docstring(neuron: type[Neuron]) -> list[str]:
@@ -187,9 +215,12 @@ def _reference_docstring(neuron: type[Neuron]) -> list[str]:
 
 
 def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
-    signature = "\n".join(f"    {line}" for line in _signature(neuron))
-    returns = ", ".join(["Tensor"] * (1 + len(neuron.states)))
-    return f'\n\ndef {function_name(neuron)}(\n{signature}\n) -> tuple[{returns}]:\n    """{_indented(doc)}"""\n{body}'
+    return _define(function_name(neuron), _signature(neuron), ["Tensor"] * (1 + len(neuron.states)), doc, body)
+
+
+def _define(name: str, signature: list[str], returns: list[str], doc: list[str], body: str) -> str:
+    lines = "\n".join(f"    {line}" for line in signature)
+    return f'\n\ndef {name}(\n{lines}\n) -> tuple[{", ".join(returns)}]:\n    """{_indented(doc)}"""\n{body}'
 
 
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
@@ -203,23 +234,23 @@ def functional_module(neurons: Sequence[type[Neuron]]) -> str:
     text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(n) for n in neurons])
     for n in neurons:
-        values = []
-        for a in arguments(n):
-            if a.kind == "SurrogateTensor":  # the last ones; functions take numbers
-                continue
-            values.append(
-                {
-                    "surrogate": "surrogate.key",
-                    "surrogate_params": "surrogate.params",
-                    "spiking": "surrogate.spiking",
-                }.get(a.name, a.name)
-            )
-        call = ",\n        ".join(values)
+        call = ",\n        ".join(_function_values(n))
         where = f"snnkern.functional.{function_name(n)}"
         body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
         body += f"    return torch.ops.snnkern.{n.key()}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, _docstring(n), body)
     return text
+
+
+def _function_values(neuron: type[Neuron]) -> list[str]:
+    """What a function gives the operator for each of its arguments."""
+    of_surrogate = {
+        "surrogate": "surrogate.key",
+        "surrogate_params": "surrogate.params",
+        "spiking": "surrogate.spiking",
+    }
+    # Those of kind SurrogateTensor, the last ones, are left out: functions take numbers.
+    return [of_surrogate.get(a.name, a.name) for a in arguments(neuron) if a.kind != "SurrogateTensor"]
 
 
 def _check_types(n: type[Neuron], where: str) -> str:
@@ -247,6 +278,89 @@ def _take_number(p: Float, where: str) -> str:
         f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
         f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
+
+
+_NORM_ARGUMENTS = {  # name: (type, what it is); those before the states
+    "running_mean": ("Tensor | None", "mean of each channel, [C]; None, and running_var with it: nothing is kept"),
+    "running_var": ("Tensor | None", "unbiased variance of each channel, [C]"),
+    "weight": ("Tensor | None = None", "[C]; None: 1"),
+    "bias": ("Tensor | None = None", "[C]; None: 0"),
+}
+_NORM_KEYWORDS = {
+    "training": (
+        "bool = False",
+        "normalise with the statistics of x_seq, towards which the running ones move; else with those",
+    ),
+    "momentum": ("float | Tensor = 0.1", "how far they move in a call"),
+    "eps": ("float = 1e-05", "added to var, > 0"),
+    "residual_seq": ("Tensor | None = None", "added behind the BatchNorm, with the shape of x_seq"),
+    "with_sum": ("bool = False", "return y as well, what the neuron gets"),
+    "process_group": ("Any = None", "processes of torch.distributed that share their statistics in training"),
+    "channel_dim": ("int = 2", "the dimension of x_seq that its channels are, from 2 on"),
+}
+
+
+def batch_norm_module(neurons: Sequence[type[Neuron]]) -> str:
+    text = HEADER.format("The neurons behind a BatchNorm as functions, as snnkern.functional exports them.")
+    text += (
+        "\nfrom typing import Any\n\nimport torch\nfrom torch import Tensor\n\nfrom .._norm import Norm, checked\n"
+        "from .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
+    text += _all([batch_norm_name(n) for n in neurons])
+    given = {**_NORM_ARGUMENTS, **_NORM_KEYWORDS}
+    for n in neurons:
+        where = f"snnkern.functional.{batch_norm_name(n)}"
+        states = ", ".join(s.name for s in n.states)
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
+        body += f"    norm = Norm({', '.join(f'{name}={name}' for name in given)})\n"
+        body += f'    norm = checked("{where}", norm)\n'
+        body += f"    {n.output}, {states}, sum_seq, statistics = torch.ops.snnkern.{n.key()}_norm_forward.default(\n"
+        body += "".join(f"        {value},\n" for value in _function_values(n)) + "        **norm.arguments(),\n    )\n"
+        body += f"    norm.track(statistics)\n    return {n.output}, {states}, sum_seq if norm.with_sum else None\n"
+        positional, by_keyword = (
+            [f"{name}: {kind}," for name, (kind, _) in part.items()] for part in (_NORM_ARGUMENTS, _NORM_KEYWORDS)
+        )
+        returns = ["Tensor"] * (1 + len(n.states)) + ["Tensor | None"]
+        text += _define(
+            batch_norm_name(n), _signature(n, positional, by_keyword), returns, _batch_norm_docstring(n), body
+        )
+    return text
+
+
+def _batch_norm_docstring(neuron: type[Neuron]) -> list[str]:
+    positional, by_keyword = (
+        [f"{name}: {what}" for name, (_, what) in part.items()] for part in (_NORM_ARGUMENTS, _NORM_KEYWORDS)
+    )
+    names = ", ".join(s.name for s in neuron.states)
+    return [
+        f"{neuron.module} behind a BatchNorm, as one operator.",
+        "",
+        f"``torch.nn.functional.batch_norm`` on x_seq.flatten(0, 1), then ``snnkern.functional.{function_name(neuron)}``, but what lies",
+        "between is not stored. Statistics are those of each channel, over time, batch and space, M values in all:",
+        "",
+        "    mean = sum x / M,  var = sum (x - mean)^2 / M",
+        "    y = (x - mean) / sqrt(var + eps) * weight + bias + residual",
+        "    running = (1 - momentum) * running + momentum * (mean, var * M / (M - 1))",
+        "",
+        "They, and the states, are float32, float64 for float64 x_seq. Sums are added up in a fixed order: the same bits on every",
+        "run. Autograd keeps x_seq, residual_seq and the statistics.",
+        "",
+        *_TENSORS,
+        "",
+        "Args:",
+        "    x_seq: what the BatchNorm gets, [T, N, C, ...], T >= 1; float32, float64, float16 or bfloat16",
+        *(f"    {line}" for line in _arguments_doc(neuron, positional, by_keyword)),
+        "",
+        "Returns:",
+        *_results_doc(neuron, f"{names}, sum_seq"),
+        "    sum_seq is y with the dtype of x_seq, or None.",
+        "",
+        "Raises:",
+        *(f"    {line}" for line in _ERRORS),
+        *_example(neuron, NEURONS, batch_norm_example, f"functional.{batch_norm_name(neuron)}"),
+        *_source(neuron),
+    ]
 
 
 def reference_module(neurons: Sequence[type[Neuron]]) -> str:
@@ -286,8 +400,8 @@ def nn_module(neurons: Sequence[type[Neuron]]) -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
-        "from .._nn import MultiStep\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Tuple, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
+        "from .._nn import MultiStep\nfrom .._norm import Norm\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([n.module for n in neurons])
@@ -397,7 +511,7 @@ class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
         if self._keeps_state():
 {keep}        return self._swapped({neuron.output})
 
-    @torch.jit.export
+{_normed(neuron, call, keep)}    @torch.jit.export
     def reset(self) -> None:
         \"""Forgets the state: the next call starts afresh, with any batch size.\"""
 {"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in states)}
@@ -407,6 +521,23 @@ class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
 {"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
             self._detach()
+"""
+
+
+def _normed(neuron: type[Neuron], call: str, keep: str) -> str:
+    """The module behind a BatchNorm; one that needs more than x has no such call."""
+    if neuron.inputs:
+        return ""
+    names = ", ".join([neuron.output, *(s.name for s in neuron.states)])
+    return f"""    def _normed(self, x_seq: Tensor, norm: Norm) -> Tuple[Tensor, Tensor]:
+        x_seq, norm = self._swapped(x_seq), norm.swapped(self._swapped)
+        {names}, sum_seq, statistics = torch.ops.snnkern.{neuron.key()}_norm_forward(
+{call}            **norm.arguments(),
+        )
+        norm.track(statistics)
+        if self._keeps_state():
+{keep}        return self._swapped({neuron.output}), self._swapped(sum_seq)
+
 """
 
 

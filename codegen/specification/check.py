@@ -52,11 +52,15 @@ _STEP = frozenset("S Params p x h s g gs gx surrogate question state tape note g
 _TEMPORARY = re.compile(r"[tm]\d+")
 _FIELDS = frozenset(("kCount", "load", "set", "value"))
 _SURROGATE_FIELDS = frozenset(("kByNumber", "P", "parameters", "x", "gradient", "primitive"))
-# Arguments that an operator has beside its neuron's.
+# Arguments that an operator has beside its neuron's, and a function; with a BatchNorm in front, these as well.
 _OPERATOR = ("x_seq", "surrogate", "surrogate_params", *SURROGATE_TENSORS, "store_v_seq", "spiking")
+_NORM = (
+    *("weight", "bias", "mean", "var", "running_mean", "running_var", "momentum", "eps", "residual_seq", "with_sum"),
+    *("process_group", "group", "group_size", "channel_dim"),
+)
 # Names that the Python of a function or a module uses.
 _PYTHON = frozenset(
-    "self torch Tensor List Optional Union Range Surrogate MultiStep inverse multistep isinstance super".split()  # noqa: SIM905
+    "self torch Tensor List Optional Tuple Union Range Surrogate MultiStep Norm norm inverse multistep isinstance super".split()  # noqa: SIM905
 )
 _SURROGATE_ATTRIBUTES = frozenset("spiking name params equations gradient primitive cuda_codes".split())  # noqa: SIM905
 MODULE_ATTRIBUTES = frozenset(
@@ -282,9 +286,17 @@ def _check_names(neuron: type[Neuron]) -> None:
     )  # what the equations get
     _check_unique(  # the operator's arguments
         neuron,
-        [*learned, *(f"{s}_init" for s in states), *names, *(f"{s}_tensor" for s in symbols), *flags, *_OPERATOR],
+        [
+            *learned,
+            *(f"{s}_init" for s in states),
+            *names,
+            *(f"{s}_tensor" for s in symbols),
+            *flags,
+            *_OPERATOR,
+            *_NORM,
+        ],
     )
-    _check_unique(neuron, [neuron.output, *states])  # its results
+    _check_unique(neuron, [neuron.output, *states, "sum_seq", "statistics"])  # its results
     _check_unique(  # a module
         neuron,
         [*states, *(f"{s}_seq" for s in states), *names, *flags, *weights, *(t.argument.name for t in neuron.learned)]
