@@ -210,7 +210,10 @@ def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     for work in WORKS:
         times = clock.medians({when: timed[when][work] for when in timed}, options["budget"])
         ratio = times["before"]["ms"] / times["after"]["ms"]
-        result[work] = {**{when: {k: v for k, v in t.items() if k != "host_us"} for when, t in times.items()}, "ratio": ratio}
+        result[work] = {
+            **{when: {k: v for k, v in t.items() if k != "host_us"} for when, t in times.items()},
+            "ratio": ratio,
+        }
     return result
 
 
@@ -237,7 +240,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds after which a network needs no more repeats")
+    parser.add_argument(
+        "--budget", type=float, default=60.0, help="seconds after which a network needs no more repeats"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file")
     options = parser.parse_args(argv)
     options.device = "cpu"

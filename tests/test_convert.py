@@ -702,7 +702,9 @@ def test_surrogate_functions_of_a_users_own() -> None:
         (of_snntorch, sequence, of_snntorch.lif1.spike_grad),
         (of_sinabs, batch_first, OwnWidth),
     ):
-        with pytest.raises(ValueError, match=r"nearest: one of snnkern.surrogate, by convert\(net, surrogates=\{...\}\)"):
+        with pytest.raises(
+            ValueError, match=r"nearest: one of snnkern.surrogate, by convert\(net, surrogates=\{...\}\)"
+        ):
             snnkern.convert(net)
         converted = assert_same(net, run, surrogates={key: ours})
         x = noise((T, N, C), torch.float64, 1)

@@ -114,7 +114,9 @@ def convert(
     given = dict(surrogates or {})
     for own, ours in given.items():
         if not isinstance(ours, Surrogate):
-            raise TypeError(f"snnkern.convert: surrogates[{_called(own)}] must be one of snnkern.surrogate, got {ours!r}")
+            raise TypeError(
+                f"snnkern.convert: surrogates[{_called(own)}] must be one of snnkern.surrogate, got {ours!r}"
+            )
     tables = _tables()
     refused = {
         name: why for name, module in net.named_modules() if (why := _refusal(module, tables, given)) is not None

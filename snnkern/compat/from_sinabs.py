@@ -63,6 +63,11 @@ class Layer(Converted):
     def __repr__(self) -> str:
         return f"snnkern.{super().__repr__()}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        copied: Layer = super().__deepcopy__(memo)  # type: ignore[misc]  # which makes a new layer
+        copied.__dict__["_given"] = self._given
+        return copied
+
     def _reset_states(self) -> None:
         self.reset_states()
 
