@@ -139,7 +139,8 @@ class Fused(Foreign):
         return "" if getattr(self, "step_mode", "s") == "m" else "its step_mode is 's': it sees one step at a time"
 
     def _normed(self, x_seq: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        spikes, (sum_seq,) = self._call(functools.partial(self.fused.batch_norm, **norm._asdict()), x_seq, several=True)
+        function = functools.partial(self.fused.batch_norm, **norm._asdict())
+        spikes, (sum_seq,) = call_with_states(self, self._call, function, x_seq, several=True)
         return spikes, sum_seq
 
     def _call(self, function: Callable[..., Any], x_seq: Tensor, several: bool) -> tuple[Tensor, list[Any]]:
