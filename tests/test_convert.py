@@ -311,8 +311,13 @@ def with_state(net: nn.Module, x: Tensor) -> Tensor:
     half = len(x) // 2
     first, state = net(x[:half])
     second, state = net(x[half:], state)
-    leaves = [t for s in state if s is not None for t in s]
-    return torch.cat([t.flatten() for t in (first, second, *leaves)])
+    return torch.cat([t.flatten() for t in (first, second, *tensors_of(state))])
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [t for part in state or () for t in tensors_of(part)]
 
 
 def cell_steps(net: nn.Module, x: Tensor) -> Tensor:
@@ -320,11 +325,13 @@ def cell_steps(net: nn.Module, x: Tensor) -> Tensor:
     for step in x:
         out, state = net(step, state)
         outputs.append(out)
-    leaves = [t for s in state if s is not None for t in s]
-    return torch.cat([t.flatten() for t in (*outputs, *leaves)])
+    return torch.cat([t.flatten() for t in (*outputs, *tensors_of(state))])
 
 
 def norse_parameters(kind: str, **values: Any) -> Any:
+    if kind == "lif_refrac":
+        refractory = library("norse.torch.functional.lif_refrac")
+        return refractory.LIFRefracParameters(norse_parameters("lif", **values), torch.tensor(2.0))
     found = getattr(library(f"norse.torch.functional.{kind}"), {
         "lif": "LIFParameters", "lif_box": "LIFBoxParameters", "iaf": "IAFParameters",
         "leaky_integrator": "LIParameters", "leaky_integrator_box": "LIBoxParameters",
@@ -339,6 +346,8 @@ NORSE = [
     *(("IAFCell", "iaf", {}), ("LI", "leaky_integrator", {}), ("LICell", "leaky_integrator", {})),
     *(("LIBoxCell", "leaky_integrator_box", {}), ("LILinearCell", "leaky_integrator", {"hidden_size": 6})),
     *(("LIFRecurrentCell", "lif", {"hidden_size": 6}), ("LIFRecurrent", "lif", {"hidden_size": 6})),
+    *(("LIFRefracCell", "lif_refrac", {}), ("LIFRefracRecurrentCell", "lif_refrac", {"hidden_size": 6})),
+    ("LIFRefracRecurrent", "lif_refrac", {"hidden_size": 6}),
 ]
 
 
@@ -725,7 +734,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
             "surrogate": neuron.IFNode(surrogate_function=Own()),
             "inhibition": snntorch.Leaky(0.5, inhibition=True),
             "custom": snntorch.Leaky(0.5, spike_grad=snntorch.surrogate.heaviside()),
-            "refractory": norse.LIFRefracCell(),
+            "adaptive": norse.LSNNCell(8, 8) if hasattr(norse, "LSNNCell") else norse.LSNN(8, 8),
             "fast": norse.LICell(dt=0.1),
             "adjoint": norse.LIFCell(p=norse_parameters("lif", method="adjoint")),
             "recurrent": sinabs.LIFRecurrent(tau_mem=4.0, rec_connect=nn.Identity()),
@@ -741,7 +750,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
         "surrogate": "IFNode: its surrogate function Own is not one of snnkern's; nearest: one of snnkern.surrogate",
         "inhibition": "Leaky: inhibition=True",
         "custom": "Leaky: its surrogate function heaviside is not one of snnkern's; nearest: one of snnkern.surrogate",
-        "refractory": "LIFRefracCell: snnkern has no such neuron; nearest: snnkern.nn.RefractoryLIF",
+        "adaptive": "LSNNCell: snnkern has no such neuron; nearest: snnkern.nn.ALIF",
         "fast": "LICell: dt * tau_mem_inv is not above 0 and at most 1; nearest: a smaller dt",
         "adjoint": "LIFCell: its method 'adjoint'",
         "recurrent": "LIFRecurrent: snnkern has no such neuron; nearest: its connection around sinabs.layers.LIF",
