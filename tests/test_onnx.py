@@ -144,6 +144,36 @@ def test_network(tmp_path: Path) -> None:
         assert 0 < net(x).mean() < 1
 
 
+def test_fused_network(tmp_path: Path) -> None:
+    """A BatchNorm and a residual in front of a neuron, as one operator; in training there is an error."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.PerStep(torch.nn.Conv2d(2, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4))
+            self.lif, self.norm = nn.LIF(surrogate=surrogate.ATan()), nn.BatchNormNeuron(4, nn.IF(v_reset=None))
+
+        def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+            return self.norm(self.lif(self.conv(x)), residual, with_sum=True)
+
+    net = Net()
+    x, residual = (eighths(noise((5, 3, c, 4, 4), torch.float32, 1, scale=2.0)) for c in (2, 4))
+    net(x, residual), nn.reset(net)  # moves the running statistics
+    net = snnkern.fuse(net)
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match=r"a BatchNorm in training .* call net.eval\(\)"):
+        export(net, [x, residual], ({0: T, 1: N},) * 2)
+    net.eval()
+    session = Session(export(net, [x, residual], ({0: T, 1: N},) * 2), tmp_path)
+    for seed, (steps, samples) in enumerate(SHAPES):
+        given = [eighths(noise((steps, samples, c, 4, 4), torch.float32, seed, scale=2.0)) for c in (2, 4)]
+        nn.reset(net)
+        spikes, y = net(*given)
+        assert 0 < spikes.mean() < 1
+        same = session(*given)[0] == spikes
+        assert same.double().mean() > 0.99  # convolutions are summed in another order
+        assert error(torch.where(same, session(*given)[1], 0.0), torch.where(same, y, 0.0).detach()) <= 1e-4
+
+
 def test_sequence_in_parts(tmp_path: Path) -> None:
     """The state that a part ends with starts the next."""
 

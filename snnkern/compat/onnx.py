@@ -13,8 +13,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .._operators import OPERATORS, Operator
-from .._specification import SURROGATES
+import torch
+
+from .._operators import Operator
+from .._specification import NEURONS, SURROGATES
 from .._when_imported import when_imported
 from ..codegen.emit.schema import flags_of, floats_of
 from ..codegen.emit.step import trace
@@ -78,7 +80,7 @@ class _Writer:
         if value.dtype == self.dtype:
             return value
         out = self.op("Cast", value, to=self.dtype)
-        out.shape = value.shape
+        out.dtype, out.shape = self.dtype, value.shape
         return out
 
     def write(
@@ -145,9 +147,14 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
 
     ir, recorder = _ir(), evaluator.default()  # the exporter's
     neuron, x_seq = operator.neuron, given["x_seq"]
-    dtype = ir.DataType.DOUBLE if x_seq.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+    spike_dtype = x_seq.dtype
+    dtype = ir.DataType.DOUBLE if spike_dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
     outside = _Writer(dtype, recorder.opset.version)
     body = _Writer(dtype, recorder.opset.version, f"snnkern.{neuron.name}.")
+
+    normed: list[Any] = []
+    if "channel_dim" in given:
+        x_seq, normed = _batch_norm(outside, operator, given)
 
     def parameter(p: Input | Learned | Float) -> Any:
         """What the equations get: a number or a tensor."""
@@ -197,7 +204,7 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     )
     # An output of its own for each result: what a step returns twice, ONNX takes once.
     last = [body.op("Identity", state) for state in states]
-    each = [body.op("Cast", spike, to=x_seq.dtype)]
+    each = [body.op("Cast", spike, to=spike_dtype)]
     if given["store_v_seq"]:
         each += [body.op("Identity", state) for state in states]
     graph = ir.Graph(list(inputs.values()), [*last, *each], nodes=body.tape.nodes, name=f"{neuron.name}_step")
@@ -210,7 +217,32 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     )
     recorder.nodes.extend(outside.tape.nodes)
     final, (spike_seq, *state_seqs) = results[: len(last)], results[len(last) :]
-    return [spike_seq, *(state_seqs or final)]
+    return [spike_seq, *(state_seqs or final), *normed]
+
+
+def _batch_norm(writer: _Writer, operator: Operator, given: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """What the neuron gets behind a BatchNorm; and what the operator returns of it, sum_seq and statistics."""
+    ir, x_seq = _ir(), given["x_seq"]
+    if given["mean"] is None:
+        raise ValueError(
+            f"snnkern.{operator.name}: a BatchNorm in training has no counterpart in ONNX: call net.eval() before"
+        )
+    shape = writer.op("Constant", value=ir.tensor([-1] + [1] * (len(x_seq.shape) - given["channel_dim"] - 1)))
+
+    def of_channels(name: str) -> Any:
+        return None if given[name] is None else writer.op("Reshape", writer.cast(given[name]), shape)
+
+    mean, var, weight, bias = map(of_channels, ("mean", "var", "weight", "bias"))
+    scale = writer.op("Div", 1.0, writer.op("Sqrt", writer.op("Add", var, float(given["eps"]))))
+    if weight is not None:
+        scale = writer.op("Mul", weight, scale)
+    y = writer.op("Mul", writer.op("Sub", writer.cast(x_seq), mean), scale)
+    for term in (bias, given["residual_seq"]):
+        if term is not None:
+            y = writer.op("Add", y, writer.cast(term))
+    y.dtype, y.shape = writer.dtype, x_seq.shape
+    none = writer.op("Constant", value=ir.tensor([], dtype=writer.dtype))
+    return y, [writer.op("Cast", y if given["with_sum"] else none, to=x_seq.dtype), none]
 
 
 def _kind(neuron: type[Neuron], given: Mapping[str, Any]) -> str:
@@ -239,7 +271,13 @@ def translation_table() -> dict[Any, Callable[..., list[Any]]]:
         >>> torch.ops.snnkern.lif_forward.default in snnkern.compat.onnx.translation_table()
         True
     """
-    return {o.overload: _translation(o) for o in OPERATORS if o.name.endswith("_forward")}
+    names = ("{}_forward", "{}_norm_forward")
+    operators = [
+        Operator(neuron, getattr(torch.ops.snnkern, name.format(key)).default)
+        for key, neuron in NEURONS.items()
+        for name in names
+    ]
+    return {operator.overload: _translation(operator) for operator in operators}
 
 
 _registered: set[Any] = set()
