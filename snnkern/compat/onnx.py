@@ -19,7 +19,7 @@ from .._operators import Operator
 from .._specification import NEURONS, SURROGATES
 from .._when_imported import when_imported
 from ..codegen.emit.schema import flags_of, floats_of
-from ..codegen.emit.step import trace
+from ..codegen.emit.step import Traced, trace
 from ..codegen.graph import expr
 from ..codegen.graph.expr import Expr, flag, var
 from ..codegen.specification.base import SURROGATE_TENSORS, Float, Input, Learned, Neuron
@@ -156,37 +156,10 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     if "channel_dim" in given:
         x_seq, normed = _batch_norm(outside, operator, given)
 
-    def parameter(p: Input | Learned | Float) -> Any:
-        """What the equations get: a number or a tensor."""
-        name = f"{p.symbol}_tensor" if isinstance(p, Float) else p.name
-        if given[name] is not None or not isinstance(p, Float):
-            return outside.cast(given[name])
-        number = float((p.none or 0.0) if given[p.name] is None else given[p.name])
-        return 1 / number if p.inverse else number
-
-    def primitive(u: Any) -> Any:
-        surrogate = SURROGATES[given["surrogate"]]
-        known = {var("x"): u}
-        for i, p in enumerate(surrogate.parameters):
-            tensor, numbers = given[SURROGATE_TENSORS[i]], given["surrogate_params"]
-            number = float(p.number if numbers is None else numbers[i])
-            known[var(p.name)] = number if tensor is None else body.cast(tensor)
-        return body.write([trace_surrogate(surrogate)["primitive"]], known)[0]
-
     kind = _kind(neuron, given)
     traced = trace(neuron, "soft" if given.get("v_reset") is None else "hard", kind)
-    known: dict[Expr, Any] = {flag(f"p.{f.name}"): given[f.name] for f in flags_of(neuron, kind)}
-    known[_INFINITY] = math.inf
-    sequences = {traced.x: x_seq}  # what is another in each step: parameters may be, too
-    first: dict[str, Any] = {"0": 0.0}  # the value of each parameter in the first step
-    for p, e in zip(floats_of(neuron, kind), traced.floats, strict=True):
-        known[e] = value = parameter(p)
-        if not isinstance(value, float) and len(value.shape) == len(x_seq.shape):
-            value = outside.op("Gather", known[e], outside.op("Constant", value=ir.tensor(0)), axis=0)
-            if known[e].shape[0] != 1:
-                sequences[e] = known[e]
-            known[e] = value
-        first[p.name] = value
+    known, moving, first = _parameters(outside, neuron, kind, traced, given)
+    sequences = {traced.x: x_seq, **moving}  # what is another in each step
 
     step_shape = outside.op("Shape", x_seq, start=1)
     starts = [
@@ -196,7 +169,7 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     inputs = {e: body.input(repr(e), dtype, x_seq) for e in traced.old}
     inputs.update({e: body.input(repr(e), sequence.dtype, sequence) for e, sequence in sequences.items()})
     known.update({e: body.cast(value) for e, value in inputs.items()})
-    written = body.write([traced.spike, *traced.new], known, primitive)
+    written = body.write([traced.spike, *traced.new], known, lambda u: _primitive(body, given, u))
     # A neuron that never spikes gives the number 0.
     spike, *states = (
         body.op("Expand", result, body.op("Shape", known[traced.x])) if isinstance(result, float) else result
@@ -218,6 +191,43 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     recorder.nodes.extend(outside.tape.nodes)
     final, (spike_seq, *state_seqs) = results[: len(last)], results[len(last) :]
     return [spike_seq, *(state_seqs or final), *normed]
+
+
+def _parameters(
+    writer: _Writer, neuron: type[Neuron], kind: str, traced: Traced, given: Mapping[str, Any]
+) -> tuple[dict[Expr, Any], dict[Expr, Any], dict[str, Any]]:
+    """What the equations get of the parameters: numbers and tensors, sequences of those with time, and by name the first step's."""
+
+    def value_of(p: Input | Learned | Float) -> Any:
+        name = f"{p.symbol}_tensor" if isinstance(p, Float) else p.name
+        if given[name] is not None or not isinstance(p, Float):
+            return writer.cast(given[name])
+        number = float((p.none or 0.0) if given[p.name] is None else given[p.name])
+        return 1 / number if p.inverse else number
+
+    known: dict[Expr, Any] = {flag(f"p.{f.name}"): given[f.name] for f in flags_of(neuron, kind)}
+    known[_INFINITY] = math.inf
+    moving: dict[Expr, Any] = {}
+    first: dict[str, Any] = {"0": 0.0}
+    for p, e in zip(floats_of(neuron, kind), traced.floats, strict=True):
+        value = value_of(p)
+        if not isinstance(value, float) and len(value.shape) == len(given["x_seq"].shape):
+            if value.shape[0] != 1:
+                moving[e] = value
+            value = writer.op("Gather", value, writer.op("Constant", value=_ir().tensor(0)), axis=0)
+        known[e] = first[p.name] = value
+    return known, moving, first
+
+
+def _primitive(writer: _Writer, given: Mapping[str, Any], u: Any) -> Any:
+    """The surrogate's primitive at u."""
+    surrogate, numbers = SURROGATES[given["surrogate"]], given["surrogate_params"]
+    known = {var("x"): u}
+    for i, p in enumerate(surrogate.parameters):
+        tensor = given[SURROGATE_TENSORS[i]]
+        number = float(p.number if numbers is None else numbers[i])
+        known[var(p.name)] = number if tensor is None else writer.cast(tensor)
+    return writer.write([trace_surrogate(surrogate)["primitive"]], known)[0]
 
 
 def _batch_norm(writer: _Writer, operator: Operator, given: Mapping[str, Any]) -> tuple[Any, list[Any]]:
