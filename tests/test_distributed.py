@@ -57,6 +57,10 @@ def test_dtensor_in_a_module(device: str, tmp_path: Path) -> None:
     run("dtensor_module", device, tmp_path)
 
 
+def test_recurrent_layers(device: str, tmp_path: Path) -> None:
+    run("recurrent", device, tmp_path)
+
+
 def test_dtensor_sharded_over_time_is_refused(device: str, tmp_path: Path) -> None:
     run("dtensor_time", device, tmp_path)
 
