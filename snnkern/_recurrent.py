@@ -25,6 +25,10 @@ class Recurrent(torch.nn.Module):
         super()._bind(neuron)  # type: ignore[misc]
         cls._usual |= {"bias": True, "diagonal": False, "detach_recurrent": False}
 
+    def _refuses_norm(self) -> str:
+        """Why it cannot run behind a BatchNorm as one operator."""
+        return f"{type(self).__name__} feeds its spikes back"
+
     def _connect(self, size: int, bias: bool, diagonal: bool, detach_recurrent: bool) -> None:
         """Takes the arguments of the constructor, and makes the weights."""
         where = f"snnkern.nn.{type(self).__name__}"

@@ -89,6 +89,16 @@ def _in_no_region() -> bool:
     return not around.first and around.recomputed is None
 
 
+def recomputes() -> bool:
+    """Whether torch.utils.checkpoint computes anew what a forward pass computed."""
+    return not in_no_region() and _recomputes()
+
+
+@_disable_dynamo
+def _recomputes() -> bool:
+    return _open_regions().recomputed is not None
+
+
 def is_start_to_check() -> bool:
     """Whether `check_start` has something to do."""
     if torch.compiler.is_compiling():  # which cannot know what made a state

@@ -345,6 +345,11 @@ def test_weights_of_a_module() -> None:
             nn.RecurrentLIF(size)  # type: ignore[arg-type]
 
 
+def test_not_behind_a_batch_norm_as_one() -> None:
+    with pytest.raises(TypeError, match="RecurrentLIF feeds its spikes back"):
+        nn.BatchNormNeuron(8, nn.RecurrentLIF(8))
+
+
 # ---- PyTorch -----------------------------------------------------------------------------------------------------------
 
 

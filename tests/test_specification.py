@@ -281,7 +281,7 @@ def test_a_state_needs_a_name_of_its_own(name: str) -> None:
     assert repr(name) in found and ("cannot be a name" in found or "would be the name of two things" in found)
 
 
-@pytest.mark.parametrize("name", ["weight_hh", "bias_hh", "detach_recurrent", "size", "bias", "diagonal", "spike"])
+@pytest.mark.parametrize("name", ["weight_hh", "bias_hh", "detach_recurrent", "size", "diagonal", "spike"])
 def test_a_recurrent_layer_has_names_of_its_own(name: str) -> None:
     of_spiking = message(made(Toy, parameters=(*Toy.parameters, Float(name, 0.5, "another"))))
     assert f"{name!r} would be the name of two things" in of_spiking

@@ -8,7 +8,7 @@ from ..graph.formula import latex, latex_step
 from ..specification.base import Neuron, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .python import forms, function_name, module_name, step_equations
+from .python import batch_norm_name, forms, function_name, module_name, step_equations
 from .schema import schemas
 
 
@@ -30,7 +30,9 @@ def pages() -> dict[str, str]:
         "neurons/list.md": neuron_list(),
         **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
         "surrogates.md": surrogate_sections(),
-        "api/functional.md": _summary(function_name(*form) for form in forms(NEURONS)),
+        "api/functional.md": _summary(
+            [*(function_name(*form) for form in forms(NEURONS)), *(batch_norm_name(n) for n in NEURONS)]
+        ),
         "api/reference.md": _summary(function_name(*form) for form in forms(NEURONS)),
         "api/nn.md": _summary(module_name(*form) for form in forms(NEURONS)),
         "api/surrogate.md": _summary(s.__name__ for s in SURROGATES),
@@ -81,10 +83,15 @@ _RECURRENT = "[Its spikes come back to it](/guide/recurrent.md), through weights
 def _calls(neuron: type[Neuron], recurrent: bool, level: str) -> list[str]:
     """Module, function, reference and operator, the last three under headings of that level."""
     function = function_name(neuron, recurrent)
+    behind_a_norm = [
+        f"{level} Function, behind a BatchNorm",
+        _autodoc("function", f"functional.{batch_norm_name(neuron)}"),
+    ] * (not recurrent)
     return [
         _autodoc("class", f"nn.{module_name(neuron, recurrent)}", ":members:"),
         f"{level} {'Recurrent function' if recurrent else 'Function'}",
         _autodoc("function", f"functional.{function}"),
+        *behind_a_norm,
         f"{level} {'Recurrent reference' if recurrent else 'Reference'}",
         _autodoc("function", f"reference.{function}"),
         f"{level} {'Recurrent operator' if recurrent else 'Operator'}",

@@ -57,6 +57,20 @@ def recurrent_module_example(neuron: type[Neuron]) -> list[str]:
     ]
 
 
+def batch_norm_example(neuron: type[Neuron], function: str) -> list[str]:
+    learned = "".join(f"torch.tensor({1 / t.argument.number!r}), " for t in neuron.learned)
+    states = [s.name for s in neuron.states]
+    return [
+        f">>> x_seq = torch.randn({STEPS}, 2, 3)  # {STEPS} steps of 2 samples with 3 channels",
+        ">>> running_mean, running_var = torch.zeros(3), torch.ones(3)",
+        f">>> {', '.join([neuron.output, *states])}, _ = snnkern.{function}(x_seq, {learned}running_mean, running_var, training=True)",
+        f">>> {neuron.output}.shape, v.shape",
+        f"(torch.Size([{STEPS}, 2, 3]), torch.Size([2, 3]))",
+        ">>> torch.allclose(running_mean, 0.1 * x_seq.mean((0, 1)))",
+        "True",
+    ]
+
+
 def module_example(neuron: type[Neuron]) -> list[str]:
     amplitude, outputs = response(neuron)
     return [

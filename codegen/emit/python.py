@@ -21,13 +21,14 @@ from ..specification.base import (
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
 from .examples import (
+    batch_norm_example,
     function_example,
     module_example,
     recurrent_example,
     recurrent_module_example,
     surrogate_example,
 )
-from .schema import MADE_BY, arguments, operator_prefix, recurrent_arguments
+from .schema import MADE_BY, Argument, arguments, operator_prefix, recurrent_arguments
 
 HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
 
@@ -38,6 +39,7 @@ def files() -> dict[str, str]:
         "__init__.py": '"""Modules made by codegen from the specification."""\n',
         "surrogate.py": surrogate_module(SURROGATES),
         "functional.py": functional_module(NEURONS),
+        "batch_norm.py": batch_norm_module(NEURONS),
         "reference.py": reference_module(NEURONS),
         "nn.py": nn_module(NEURONS),
     }
@@ -56,6 +58,11 @@ def module_name(neuron: type[Neuron], recurrent: bool = False) -> str:
 def forms(neurons: Sequence[type[Neuron]]) -> list[tuple[type[Neuron], bool]]:
     """Each neuron, and those that spike once more with their spikes fed back: what has a function and a module."""
     return [(n, recurrent) for n in neurons for recurrent in (False, True) if n.spikes() or not recurrent]
+
+
+def batch_norm_name(neuron: type[Neuron]) -> str:
+    """The name in snnkern.functional of a neuron behind a BatchNorm."""
+    return f"batch_norm_{neuron.name}"
 
 
 def _all(names: list[str]) -> str:
@@ -123,15 +130,17 @@ def _number(p: Float) -> str:
 # ---- functions --------------------------------------------------------------------------------------------------------
 
 
-def _signature(neuron: type[Neuron], recurrent: bool) -> list[str]:
+def _signature(
+    neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = (), recurrent: bool = False
+) -> list[str]:
+    """The arguments of a function; of others than the neuron's, those that come before the states and before its numbers."""
     lines = ["x_seq: Tensor,", *(["weight_hh: Tensor,"] if recurrent else [])]
     lines += [f"{t.name}: Tensor," for t in neuron.required()]
-    lines += ["bias_hh: Tensor | None = None,"] if recurrent else []
+    lines += positional
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
     lines += ["spike_init: Tensor | None = None,"] if recurrent else []
-    lines.append("*,")
+    lines += ["*,", *by_keyword]
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
-    lines += [f"{DETACH_RECURRENT.name}: bool = {DETACH_RECURRENT.default},"] if recurrent else []
     if neuron.has_surrogate:
         lines.append(f"surrogate: Surrogate = {SURROGATES[0].__name__}(),")
     lines.append("store_v_seq: bool = False,")
@@ -157,6 +166,19 @@ def _limits(p: Float | Flag) -> str:
     return f", {p.range}" if isinstance(p, Float) and p.range != Range() else ""
 
 
+_TENSORS = [
+    "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
+    "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
+    "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
+    "the CPU alone: on CUDA a look would wait for the device.",
+]
+_ERRORS = [
+    "ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
+    "TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
+    "RuntimeError: a tensor is of a wrong shape or on a wrong device.",
+]
+
+
 RECURRENT_EQUATIONS = (
     "z[k] = bias_hh[k] + sum over j of s[j] * weight_hh[k, j]   (weight_hh [H, H])",
     "z = bias_hh + s * weight_hh   (weight_hh [H])",
@@ -175,64 +197,6 @@ def _equations(neuron: type[Neuron], recurrent: bool) -> list[str]:
     return [*first, *(f"    {e}" for e in RECURRENT_EQUATIONS), "", *then]
 
 
-def _docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
-    lines = [*_summary(neuron, recurrent), "", *_equations(neuron, recurrent)]
-    # Before the arguments: what looks like "words: more words" among them would be read as one.
-    lines += [
-        "Each number may instead be a tensor that broadcasts against x_seq[0], of any floating dtype: 0-dim, [C, 1, 1] for",
-        "the channels of [T, N, C, H, W], one value a neuron. With time, as [T, 1, C, 1, 1], it broadcasts against x_seq and",
-        "changes from step to step. It gets a gradient, the same on every run. Whether its values are in range is checked on",
-        "the CPU alone: on CUDA a look would wait for the device.",
-        "",
-        "Args:",
-    ]
-    shape = "[T, N, ..., H]" if recurrent else "[T, N, ...]"
-    step = shape.replace("T, ", "")
-    lines.append(f"    x_seq: input current, {shape}, T >= 1; float32, float64, float16 or bfloat16")
-    if recurrent:
-        lines += [
-            "    weight_hh: what the spikes are multiplied with: [H, H], or [H] where each neuron feeds itself alone; any",
-            "        floating dtype, and used in that of x_seq",
-        ]
-    for t in neuron.required():
-        against = "x_seq[0]" if t in neuron.learned else "x_seq"
-        lines.append(
-            f"    {t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
-        )
-    if recurrent:
-        lines.append("    bias_hh: added to what comes back, [H]; None: nothing")
-    for s in neuron.states:
-        lines.append(f"    {s.name}_init: {s.doc} at the start, {step}, any floating dtype; None starts at {_start(s)}")
-    if recurrent:
-        lines.append("    spike_init: the spikes of the step before the first, [N, ..., H]; None: no spike")
-    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
-    lines += [f"    {DETACH_RECURRENT.name}: {DETACH_RECURRENT.doc}"] if recurrent else []
-    if neuron.has_surrogate:
-        lines.append(
-            "    surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
-        )
-    lines.append(f"    store_v_seq: return {_of_states(neuron)} after every step instead of the last")
-    lines += [f"    {p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
-    names = ", ".join(s.name for s in neuron.states)
-    example = recurrent_example if recurrent else function_example
-    result = "spikes" if neuron.firing else "the potential after each step,"
-    lines += [
-        "",
-        "Returns:",
-        f"    ({neuron.output}, {names}): {result} {shape} with the dtype of x_seq, and {_of_states(neuron)} after the last",
-        f"    step, {step}, or after each with store_v_seq, {shape}, in the state dtype: float64 for float64 x_seq,",
-        "    else float32.",
-        "",
-        "Raises:",
-        "    ValueError: a value is out of its range; the message names the argument, what it must be and what came.",
-        "    TypeError: a value is of a wrong type, or a tensor of a wrong dtype.",
-        "    RuntimeError: a tensor is of a wrong shape or on a wrong device.",
-        *_example(neuron, NEURONS, example, f"functional.{function_name(neuron, recurrent)}"),
-        *_source(neuron),
-    ]
-    return lines
-
-
 def _summary(neuron: type[Neuron], recurrent: bool) -> list[str]:
     doc = (neuron.__doc__ or "").strip()
     if not recurrent:
@@ -241,6 +205,82 @@ def _summary(neuron: type[Neuron], recurrent: bool) -> list[str]:
         f"Layer of {neuron.module} neurons whose spikes come back to them, through weights, in the next step.",
         "",
         doc,
+    ]
+
+
+def _shape(recurrent: bool) -> str:
+    return "[T, N, ..., H]" if recurrent else "[T, N, ...]"
+
+
+def _docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
+    names = ", ".join(s.name for s in neuron.states)
+    example = recurrent_example if recurrent else function_example
+    of_recurrence = _RECURRENT_DOC if recurrent else ((), ())
+    return [
+        *_summary(neuron, recurrent),
+        "",
+        *_equations(neuron, recurrent),
+        # Before the arguments: what looks like "words: more words" among them would be read as one.
+        *_TENSORS,
+        "",
+        "Args:",
+        f"    x_seq: input current, {_shape(recurrent)}, T >= 1; float32, float64, float16 or bfloat16",
+        *(f"    {line}" for line in _arguments_doc(neuron, *of_recurrence, recurrent)),
+        "",
+        "Returns:",
+        *_results_doc(neuron, names, recurrent),
+        "",
+        "Raises:",
+        *(f"    {line}" for line in _ERRORS),
+        *_example(neuron, NEURONS, example, f"functional.{function_name(neuron, recurrent)}"),
+        *_source(neuron),
+    ]
+
+
+# Of bias_hh, and of what is given by keyword.
+_RECURRENT_DOC = (
+    ("bias_hh: added to what comes back, [H]; None: nothing",),
+    (f"{DETACH_RECURRENT.name}: {DETACH_RECURRENT.doc}",),
+)
+
+
+def _arguments_doc(
+    neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = (), recurrent: bool = False
+) -> list[str]:
+    """A line for each argument but x_seq, in the order of `_signature`."""
+    lines, step = [], _shape(recurrent).replace("T, ", "")
+    if recurrent:
+        lines += [
+            "weight_hh: what the spikes are multiplied with: [H, H], or [H] where each neuron feeds itself alone; any",
+            "    floating dtype, and used in that of x_seq",
+        ]
+    for t in neuron.required():
+        against = "x_seq[0]" if t in neuron.learned else "x_seq"
+        lines.append(
+            f"{t.name}: {t.doc}; a tensor that broadcasts against {against}, {t.range} (not checked on CUDA, where it would wait)"
+        )
+    lines += positional
+    for s in neuron.states:
+        lines.append(f"{s.name}_init: {s.doc} at the start, {step}, any floating dtype; None starts at {_start(s)}")
+    if recurrent:
+        lines.append(f"spike_init: the spikes of the step before the first, {step}; None: no spike")
+    lines += by_keyword
+    lines += [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
+    if neuron.has_surrogate:
+        lines.append(
+            "surrogate: stands for the derivative of the spike; with spiking=False its primitive stands for the spike"
+        )
+    lines.append(f"store_v_seq: return {_of_states(neuron)} after every step instead of the last")
+    return lines + [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
+
+
+def _results_doc(neuron: type[Neuron], names: str, recurrent: bool = False) -> list[str]:
+    shape = _shape(recurrent)
+    result = "spikes" if neuron.firing else "the potential after each step,"
+    return [
+        f"    ({neuron.output}, {names}): {result} {shape} with the dtype of x_seq, and {_of_states(neuron)} after the last",
+        f"    step, {shape.replace('T, ', '')}, or after each with store_v_seq, {shape}, in the state dtype: float64 for float64 x_seq,",
+        "    else float32.",
     ]
 
 
@@ -256,9 +296,14 @@ def _reference_docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
 
 
 def _function(neuron: type[Neuron], recurrent: bool, doc: list[str], body: str) -> str:
-    signature = "\n".join(f"    {line}" for line in _signature(neuron, recurrent))
-    returns, name = ", ".join(["Tensor"] * (1 + len(neuron.states))), function_name(neuron, recurrent)
-    return f'\n\ndef {name}(\n{signature}\n) -> tuple[{returns}]:\n    """{_indented(doc)}"""\n{body}'
+    more = (("bias_hh: Tensor | None = None,",), (f"{DETACH_RECURRENT.name}: bool = {DETACH_RECURRENT.default},",))
+    signature = _signature(neuron, *(more if recurrent else ()), recurrent=recurrent)
+    return _define(function_name(neuron, recurrent), signature, ["Tensor"] * (1 + len(neuron.states)), doc, body)
+
+
+def _define(name: str, signature: list[str], returns: list[str], doc: list[str], body: str) -> str:
+    lines = "\n".join(f"    {line}" for line in signature)
+    return f'\n\ndef {name}(\n{lines}\n) -> tuple[{", ".join(returns)}]:\n    """{_indented(doc)}"""\n{body}'
 
 
 _SURROGATE_IMPORT = "\nfrom .._surrogate import Surrogate\nfrom .surrogate import " + SURROGATES[0].__name__ + "\n\n"
@@ -272,26 +317,32 @@ def functional_module(neurons: Sequence[type[Neuron]]) -> str:
     text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
     text += _all([function_name(*form) for form in forms(neurons)])
     for n, recurrent in forms(neurons):
-        values = []
-        for a in recurrent_arguments(n) if recurrent else arguments(n):
-            if a.kind == "SurrogateTensor":  # the last ones; functions take numbers
-                continue
-            values.append(
-                {
-                    "surrogate": "surrogate.key",
-                    "surrogate_params": "surrogate.params",
-                    "spiking": "surrogate.spiking",
-                }.get(a.name, a.name)
-            )
-        call = ",\n        ".join(values)
+        call = ",\n        ".join(_function_values(n, recurrent))
         where = f"snnkern.functional.{function_name(n, recurrent)}"
-        body = _check_types(n, recurrent, where) + "".join(_take_number(p, where) for p in n.numbers())
-        body += f"    return torch.ops.snnkern.{operator_prefix(n.key(), recurrent)}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        body = _check_types(n, where, recurrent) + "".join(_take_number(p, where) for p in n.numbers())
+        prefix = operator_prefix(n.key(), recurrent)
+        body += f"    return torch.ops.snnkern.{prefix}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
         text += _function(n, recurrent, _docstring(n, recurrent), body)
     return text
 
 
-def _check_types(n: type[Neuron], recurrent: bool, where: str) -> str:
+def _operator_arguments(neuron: type[Neuron], recurrent: bool) -> list[Argument]:
+    return recurrent_arguments(neuron) if recurrent else arguments(neuron)
+
+
+def _function_values(neuron: type[Neuron], recurrent: bool = False) -> list[str]:
+    """What a function gives the operator for each of its arguments."""
+    of_surrogate = {
+        "surrogate": "surrogate.key",
+        "surrogate_params": "surrogate.params",
+        "spiking": "surrogate.spiking",
+    }
+    # Those of kind SurrogateTensor, the last ones, are left out: functions take numbers.
+    every = _operator_arguments(neuron, recurrent)
+    return [of_surrogate.get(a.name, a.name) for a in every if a.kind != "SurrogateTensor"]
+
+
+def _check_types(n: type[Neuron], where: str, recurrent: bool = False) -> str:
     """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
     body = ""
     for name in ("x_seq", *(["weight_hh"] if recurrent else []), *(t.name for t in n.required())):
@@ -317,6 +368,89 @@ def _take_number(p: Float, where: str) -> str:
         f"        if isinstance({p.name}, Tensor):\n            {p.symbol}_tensor = {value}\n            {p.name} = {p.default!r}\n"
         f'        else:\n            {p.name} = number("{where}", "{p.name}", {p.name}, "{p.kind}")\n'
     )
+
+
+_NORM_ARGUMENTS = {  # name: (type, what it is); those before the states
+    "running_mean": ("Tensor | None", "mean of each channel, [C]; None, and running_var with it: nothing is kept"),
+    "running_var": ("Tensor | None", "unbiased variance of each channel, [C]"),
+    "weight": ("Tensor | None = None", "[C]; None: 1"),
+    "bias": ("Tensor | None = None", "[C]; None: 0"),
+}
+_NORM_KEYWORDS = {
+    "training": (
+        "bool = False",
+        "normalise with the statistics of x_seq, towards which the running ones move; else with those",
+    ),
+    "momentum": ("float | Tensor = 0.1", "how far they move in a call"),
+    "eps": ("float = 1e-05", "added to var, > 0"),
+    "residual_seq": ("Tensor | None = None", "added behind the BatchNorm, with the shape of x_seq"),
+    "with_sum": ("bool = False", "return y as well, what the neuron gets"),
+    "process_group": ("Any = None", "processes of torch.distributed that share their statistics in training"),
+    "channel_dim": ("int = 2", "the dimension of x_seq that its channels are, from 2 on"),
+}
+
+
+def batch_norm_module(neurons: Sequence[type[Neuron]]) -> str:
+    text = HEADER.format("The neurons behind a BatchNorm as functions, as snnkern.functional exports them.")
+    text += (
+        "\nfrom typing import Any\n\nimport torch\nfrom torch import Tensor\n\nfrom .._norm import Norm, checked\n"
+        "from .._parameters import check_is_tensor, inverse, number, switch"
+    )
+    text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
+    text += _all([batch_norm_name(n) for n in neurons])
+    given = {**_NORM_ARGUMENTS, **_NORM_KEYWORDS}
+    for n in neurons:
+        where = f"snnkern.functional.{batch_norm_name(n)}"
+        states = ", ".join(s.name for s in n.states)
+        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
+        body += f"    norm = Norm({', '.join(f'{name}={name}' for name in given)})\n"
+        body += f'    norm = checked("{where}", norm)\n'
+        body += f"    {n.output}, {states}, sum_seq, statistics = torch.ops.snnkern.{n.key()}_norm_forward.default(\n"
+        body += "".join(f"        {value},\n" for value in _function_values(n)) + "        **norm.arguments(),\n    )\n"
+        body += f"    norm.track(statistics)\n    return {n.output}, {states}, sum_seq if norm.with_sum else None\n"
+        positional, by_keyword = (
+            [f"{name}: {kind}," for name, (kind, _) in part.items()] for part in (_NORM_ARGUMENTS, _NORM_KEYWORDS)
+        )
+        returns = ["Tensor"] * (1 + len(n.states)) + ["Tensor | None"]
+        text += _define(
+            batch_norm_name(n), _signature(n, positional, by_keyword), returns, _batch_norm_docstring(n), body
+        )
+    return text
+
+
+def _batch_norm_docstring(neuron: type[Neuron]) -> list[str]:
+    positional, by_keyword = (
+        [f"{name}: {what}" for name, (_, what) in part.items()] for part in (_NORM_ARGUMENTS, _NORM_KEYWORDS)
+    )
+    names = ", ".join(s.name for s in neuron.states)
+    return [
+        f"{neuron.module} behind a BatchNorm, as one operator.",
+        "",
+        f"``torch.nn.functional.batch_norm`` on x_seq.flatten(0, 1), then ``snnkern.functional.{function_name(neuron)}``, but what lies",
+        "between is not stored. Statistics are those of each channel, over time, batch and space, M values in all:",
+        "",
+        "    mean = sum x / M,  var = sum (x - mean)^2 / M",
+        "    y = (x - mean) / sqrt(var + eps) * weight + bias + residual",
+        "    running = (1 - momentum) * running + momentum * (mean, var * M / (M - 1))",
+        "",
+        "They, and the states, are float32, float64 for float64 x_seq. Sums are added up in a fixed order: the same bits on every",
+        "run. Autograd keeps x_seq, residual_seq and the statistics.",
+        "",
+        *_TENSORS,
+        "",
+        "Args:",
+        "    x_seq: what the BatchNorm gets, [T, N, C, ...], T >= 1; float32, float64, float16 or bfloat16",
+        *(f"    {line}" for line in _arguments_doc(neuron, positional, by_keyword)),
+        "",
+        "Returns:",
+        *_results_doc(neuron, f"{names}, sum_seq"),
+        "    sum_seq is y with the dtype of x_seq, or None.",
+        "",
+        "Raises:",
+        *(f"    {line}" for line in _ERRORS),
+        *_example(neuron, NEURONS, batch_norm_example, f"functional.{batch_norm_name(neuron)}"),
+        *_source(neuron),
+    ]
 
 
 def reference_module(neurons: Sequence[type[Neuron]]) -> str:
@@ -357,8 +491,8 @@ def nn_module(neurons: Sequence[type[Neuron]]) -> str:
         "from __future__ import annotations\n", ""
     )
     text += (
-        "\nfrom typing import TYPE_CHECKING, List, Optional, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
-        "from .._nn import MultiStep\nfrom .._recurrent import Recurrent\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
+        "\nfrom typing import TYPE_CHECKING, List, Optional, Tuple, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
+        "from .._nn import MultiStep\nfrom .._norm import Norm\nfrom .._recurrent import Recurrent\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
     text += _all([module_name(*form) for form in forms(neurons)])
@@ -451,6 +585,7 @@ def _module(neuron: type[Neuron], recurrent: bool) -> str:
     parameters = "".join(f"        {text},\n" for text in declared)
     shown = [p.name for p in (*every, *inits)] + ["store_v_seq", "batch_first"]
     shown = ["size", *shown, "bias", "diagonal", DETACH_RECURRENT.name] if recurrent else shown
+    normed = "" if recurrent else _normed(neuron, call, keep)
     docstring = _module_docstring(neuron, recurrent, learnable, [*positional, *by_keyword])
     return f"""
 
@@ -478,7 +613,7 @@ class {module_name(neuron, recurrent)}({"Recurrent, " if recurrent else ""}Multi
         if self._keeps_state():
 {keep}        return self._swapped({neuron.output})
 
-    @torch.jit.export
+{normed}    @torch.jit.export
     def reset(self) -> None:
         \"""Forgets the state: the next call starts afresh, with any batch size.\"""
 {"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in kept)}
@@ -488,6 +623,23 @@ class {module_name(neuron, recurrent)}({"Recurrent, " if recurrent else ""}Multi
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
 {"".join(_detach(key) for s in kept for key in (s, f"{s}_seq"))}        else:
             self._detach()
+"""
+
+
+def _normed(neuron: type[Neuron], call: str, keep: str) -> str:
+    """The module behind a BatchNorm; one that needs more than x has no such call."""
+    if neuron.inputs:
+        return ""
+    names = ", ".join([neuron.output, *(s.name for s in neuron.states)])
+    return f"""    def _normed(self, x_seq: Tensor, norm: Norm) -> Tuple[Tensor, Tensor]:
+        x_seq, norm = self._swapped(x_seq), norm.swapped(self._swapped)
+        {names}, sum_seq, statistics = torch.ops.snnkern.{neuron.key()}_norm_forward(
+{call}            **norm.arguments(),
+        )
+        norm.track(statistics)
+        if self._keeps_state():
+{keep}        return self._swapped({neuron.output}), self._swapped(sum_seq)
+
 """
 
 
@@ -517,15 +669,13 @@ def _module_values(neuron: type[Neuron], recurrent: bool) -> list[str]:
     values.update({name: f"self._surrogate_tensor({i})" for i, name in enumerate(SURROGATE_TENSORS)})
     values["spiking"] = "self._spiking"
     values["spike_init"] = "self._enter(self.spike, None, None, None, x_seq)"
-    return [
-        values.get(a.name, f"self.{a.name}") for a in (recurrent_arguments(neuron) if recurrent else arguments(neuron))
-    ]
+    return [values.get(a.name, f"self.{a.name}") for a in _operator_arguments(neuron, recurrent)]
 
 
 def _module_docstring(
     neuron: type[Neuron], recurrent: bool, learnable: list[Float], given: list[_ModuleArgument]
 ) -> list[str]:
-    shape = "[T, N, ..., H]" if recurrent else "[T, N, ...]"
+    shape = _shape(recurrent)
     doc = [
         *_summary(neuron, recurrent),
         "",

@@ -39,9 +39,11 @@ c10::intrusive_ptr<Node> self(Node& node) { return node.getptr(); }
 #endif
 
 // Of the arguments of a BatchNorm: weight, bias, mean, var and residual_seq are kept, and weight, bias and residual_seq
-// get gradients; then come eps and batch_statistics.
-constexpr int kNormTensors = 5, kNormInputs = 3;
-constexpr bool gets_gradient(int norm_tensor) { return norm_tensor != 2 && norm_tensor != 3; }
+// get gradients; then come eps, batch_statistics, group and channel_dim.
+constexpr int kNormTensors = NormSpec::kEps, kNormInputs = 3, kNormValues = 4;
+constexpr bool gets_gradient(int norm_tensor) {
+  return norm_tensor != NormSpec::kMean && norm_tensor != NormSpec::kVar;
+}
 
 struct Backward : Node {
   explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
@@ -91,7 +93,7 @@ struct Backward : Node {
         grads.pop_back();
       }
       for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(kept++)));
-      for (int i = 0; i < 2; ++i) stack.push_back(arguments[neuron.argument_count + i]);
+      for (int i = 0; i < kNormValues; ++i) stack.push_back(arguments[neuron.argument_count + i]);
     }
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
     if (neuron.is_recurrent) stack.emplace_back(tensor_at(kept++));
@@ -108,11 +110,18 @@ struct Backward : Node {
     return out;
   }
 
-  // Compiled autograd: what tells one backward from another. collect() would take a lone float for a graph's input.
+  // Compiled autograd: what tells one backward from another. collect() would take a lone number for a graph's input.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(std::string(neuron.name));
     args.collect(tensors, false);
-    for (const c10::IValue& value : arguments) value.isDouble() ? args.collect(value.toDouble()) : args.collect(value);
+    for (const c10::IValue& value : arguments) {
+      if (value.isDouble())
+        args.collect(value.toDouble());
+      else if (value.isInt())
+        args.collect(value.toInt());
+      else
+        args.collect(value);
+    }
   }
 
   // Puts a call of `run` into its graph; the tensors that are here now stand for those of the graph.
@@ -197,12 +206,15 @@ void autograd(const Differentiable& operators, Stack& stack) {
   for (int i = 0; i < neuron.argument_count; ++i) {
     node->arguments.push_back(is_tensor(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
   }
-  const size_t mean = tensors.size() - kNormTensors + 2;  // of a BatchNorm
+  const c10::IValue* const norm = values + neuron.argument_count;
+  const size_t mean = tensors.size() - kNormTensors + NormSpec::kMean;
   const bool batch = operators.with_norm && !tensors[mean].defined();
-  const bool with_sum = operators.with_norm && values[count - 1].toBool();
+  const bool with_sum = operators.with_norm && norm[NormSpec::kWithSum].toBool();
   if (operators.with_norm) {
-    node->arguments.push_back(values[neuron.argument_count + kNormTensors]);
+    node->arguments.push_back(norm[NormSpec::kEps]);
     node->arguments.emplace_back(batch);
+    node->arguments.push_back(norm[NormSpec::kGroup]);
+    node->arguments.push_back(norm[NormSpec::kChannelDim]);
   }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;

@@ -1021,33 +1021,71 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
 struct Norm {
   Tensor weight, bias, mean, var, residual;
   double eps = 0;
-
-  int64_t channels(const Tensor& x) const { return x.size(2); }
+  std::string group;  // of processes; empty for none
+  int64_t dim = 2;    // of x_seq's channels
 };
 
-// From `values` on: weight, bias, mean, var, residual_seq, eps.
-Norm read_norm(const Call& call, const c10::IValue* values) {
+// A collective operation of torch's, found by name: a torch may be built without them.
+Tensor collective(const char* name, Stack stack) {
+  const auto call = [&](const char* name) {
+    c10::Dispatcher::singleton().findSchemaOrThrow(name, "").callBoxed(stack);
+  };
+  call(name);
+  call("_c10d_functional::wait_tensor");
+  return stack.back().toTensor();
+}
+
+// Makes the statistics of this process's x, [3, C], those of all in the group: the same bits in each of them.
+void gather_statistics(const std::string& group, int64_t size, double count, Tensor statistics) {
+  Tensor own = statistics.to(at::kDouble, false, /*copy=*/true);
+  count > 0 ? own.select(0, 2).fill_(count) : own.zero_();
+  const Tensor all =
+      collective("_c10d_functional::all_gather_into_tensor", {own, size, group}).view({size, 3, statistics.size(1)});
+  const Tensor means = all.select(1, 0), vars = all.select(1, 1), counts = all.select(1, 2), total = counts.sum(0);
+  const Tensor mean = counts.mul(means).sum(0).div(total);
+  const Tensor squares = counts.mul(means.sub(mean).square().add(vars)).sum(0);
+  statistics.select(0, 0).copy_(mean);
+  statistics.select(0, 1).copy_(squares.div(total));
+  statistics.select(0, 2).copy_(squares.div(total.sub(1)));
+}
+
+// The sums of all processes in the group, scaled for kernels, which divide by the count of this one.
+Tensor reduce_sums(const std::string& group, double count, const Tensor& sums) {
+  Tensor own = at::empty({sums.numel() + 1}, sums.options().dtype(at::kDouble));
+  own.narrow(0, 0, sums.numel()).copy_(sums.flatten());
+  own.select(0, sums.numel()).fill_(count);
+  const Tensor all = collective("_c10d_functional::all_reduce", {own, "sum", group});
+  const Tensor scale = all.select(0, sums.numel()).reciprocal().mul(count);
+  return all.narrow(0, 0, sums.numel()).mul(scale).to(sums.scalar_type());
+}
+
+// From `values` on: weight, bias, mean, var, residual_seq and eps of NormSpec.
+Norm read_norm(const Call& call, const c10::IValue* values, const c10::IValue& group, int64_t dim) {
   const Tensor& x = call.x;
   SNNKERN_CHECK(call, x.dim() >= 3, "x_seq must be [T, N, C, ...] with at least 3 dimensions, got ", x.dim());
   for (const Parameter& p : call.parameters)
     SNNKERN_CHECK_VALUE(call, !p.like_x,
                         "behind a BatchNorm, no parameter may have a value for each neuron in each step");
+  SNNKERN_CHECK_VALUE(call, dim >= 2 && dim < x.dim(), "channel_dim must be from 2 to ", x.dim() - 1, ", got ", dim);
   Norm norm;
+  norm.dim = dim;
+  if (!group.isNone()) norm.group = group.toStringRef();
   const auto take = [&](Tensor& t, const char* name, int i) {
     if (values[i].isNone()) return;
     t = values[i].toTensor();
     check_tensor(call, name, t);
-    if (i < 4) check_sizes(call, name, t, x.sym_sizes().slice(2, 1), "a value for each channel of x_seq, ");
+    if (i <= NormSpec::kVar)
+      check_sizes(call, name, t, x.sym_sizes().slice(dim, 1), "a value for each channel of x_seq, ");
   };
-  take(norm.weight, "weight", 0);
-  take(norm.bias, "bias", 1);
-  take(norm.mean, "mean", 2);
-  take(norm.var, "var", 3);
-  take(norm.residual, "residual_seq", 4);
+  take(norm.weight, "weight", NormSpec::kWeight);
+  take(norm.bias, "bias", NormSpec::kBias);
+  take(norm.mean, "mean", NormSpec::kMean);
+  take(norm.var, "var", NormSpec::kVar);
+  take(norm.residual, "residual_seq", NormSpec::kResidual);
   if (norm.residual.defined()) check_shape(call, "residual_seq", norm.residual, true);
   SNNKERN_CHECK_VALUE(call, norm.mean.defined() == norm.var.defined(),
                       "mean and var must be given together, or neither");
-  norm.eps = values[5].toDouble();
+  norm.eps = values[NormSpec::kEps].toDouble();
   SNNKERN_CHECK_VALUE(call, norm.eps > 0, "eps must be > 0, got ", norm.eps);
   return norm;
 }
@@ -1056,8 +1094,8 @@ Norm read_norm(const Call& call, const c10::IValue* values) {
 void prepare(Call& call, Norm& norm, const Tensor& x) {
   NormArgs& args = call.args.norm;
   const at::ScalarType type = state_type(x);
-  args.size = x.size(2);
-  args.inner = args.size > 1 ? strides_of(x, kStep)[1].expect_int() : std::max<int64_t>(call.args.N, 1);
+  args.size = x.size(norm.dim);
+  args.inner = args.size > 1 ? strides_of(x, kStep)[norm.dim - 1].expect_int() : std::max<int64_t>(call.args.N, 1);
   args.eps = norm.eps;
   args.count = static_cast<double>(x.numel()) / args.size;
   for (Tensor* t : {&norm.weight, &norm.bias, &norm.mean, &norm.var})
@@ -1114,12 +1152,19 @@ void launch_normed(const Call& call, const KernelArgs& args, const Tensor& x) {
 #endif
 }
 
-// BPTT and what follows from it: the sums in args.norm.sums, the gradient in y in `grad_y` where it is given, and that
-// in x. `batch`: mean and var are of x.
-void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, const Tensor& grad_y, bool batch) {
+// BPTT and what follows from it: the sums, the gradient in y in `grad_y` where it is given, and that in x. `batch`:
+// mean and var are of x, or of that of all processes in the norm's group.
+void launch_normed_backward(const Call& call, const Norm& norm, KernelArgs args, const Tensor& x, const Tensor& grad_y,
+                            Tensor sums, bool batch) {
   void* const grad_x = args.grad_x;
-  void* const sums = args.norm.sums;
   const int64_t C = args.norm.size;
+  args.norm.sums = sums.mutable_data_ptr();
+  // Between the sums and the gradient in x.
+  Tensor of_all;
+  const auto finish_sums = [&] {
+    if (batch && !norm.group.empty()) of_all = reduce_sums(norm.group, args.norm.count, sums);
+    args.norm.sums = !batch ? nullptr : of_all.defined() ? of_all.mutable_data_ptr() : sums.mutable_data_ptr();
+  };
   if (grad_y.defined()) args.grad_x = grad_y.mutable_data_ptr();
   if (x.is_cpu()) {
     std::vector<double> total(2 * C);
@@ -1128,19 +1173,19 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
     launch(call, args, true);
     for (int64_t c = 0; c < 2 * C; ++c) {
       if (call.dtype == kF64)
-        static_cast<double*>(sums)[c] = total[c];
+        sums.mutable_data_ptr<double>()[c] = total[c];
       else
-        static_cast<float*>(sums)[c] = static_cast<float>(total[c]);
+        sums.mutable_data_ptr<float>()[c] = static_cast<float>(total[c]);
     }
     args.norm.partial = nullptr;
-    args.norm.sums = batch ? sums : nullptr;
+    finish_sums();
     args.grad_spike = args.grad_x;
     args.grad_x = grad_x;
     for_shares(args, [&](int64_t begin, int64_t end, double*) { cpu::kNorm[call.dtype].gradient(args, begin, end); });
     return;
   }
 #ifdef SNNKERN_WITH_CUDA
-  if (args.N == 0) return;
+  if (args.N == 0) return finish_sums();
   const Tensor partial = at::empty({3 * 1024 * C}, x.options().dtype(state_type(x)));
   args.norm.partial = partial.mutable_data_ptr();
   const bool lean = !args.store_seq && !args.norm.residual && !args.norm.grad_y;
@@ -1151,7 +1196,7 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
     for (void*& p : first.grad_init) p = nullptr;
     for (void*& p : first.grad_param) p = nullptr;
     run(call, whole, first);
-    if (!batch) args.norm.sums = nullptr;
+    finish_sums();
     return run(call, fused(call, kNormBackward), args);
   }
   if (whole) {
@@ -1171,7 +1216,7 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
   }
   args.grad_spike = args.grad_x;
   args.grad_x = grad_x;
-  if (!batch) args.norm.sums = nullptr;
+  finish_sums();
   run(call, norm_alone(call, kNormBackward), args);
 #endif
 }
@@ -1186,14 +1231,17 @@ void check_norm_built(const Call& call) {
 }
 
 // [3, C]: mean, var and unbiased var of x.
-void take_statistics(const Call& call, KernelArgs& args, const Tensor& x, const Tensor& statistics) {
+void take_statistics(const Call& call, const Norm& norm, KernelArgs& args, const Tensor& x, const Tensor& statistics) {
   args.norm.statistics = statistics.mutable_data_ptr();
   const Tensor mean = statistics[0], var = statistics[1];
   if (x.is_cpu()) {
     const int64_t C = args.norm.size;
     const double count = args.norm.count;
     std::vector<double> sums(2 * C), near(C);
-    const Tensor first = x.transpose(0, 2).flatten(1).select(1, 0).to(at::kDouble).contiguous();
+    Tensor first = x;  // value of each channel
+    for (int64_t d = x.dim() - 1; d >= 0; --d)
+      if (d != norm.dim) first = first.select(d, 0);
+    first = first.to(at::kDouble).contiguous();
     std::copy_n(first.const_data_ptr<double>(), C, near.begin());
     args.norm.partial = sums.data();
     const Tensor result = at::empty({3, C}, statistics.options().dtype(at::kDouble));
@@ -1229,8 +1277,11 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   const int count = neuron.argument_count + NormSpec::kForwardArguments;
   const c10::IValue* values = arguments(neuron, stack, count);
   Call call = read(neuron, "_norm_forward", values);
-  Norm norm = read_norm(call, values + neuron.argument_count);
-  const bool with_sum = values[count - 1].toBool(), batch = !norm.mean.defined();
+  values += neuron.argument_count;
+  Norm norm = read_norm(call, values, values[NormSpec::kGroup], values[NormSpec::kChannelDim].toInt());
+  const bool with_sum = values[NormSpec::kWithSum].toBool(), batch = !norm.mean.defined();
+  if (!batch) norm.group.clear();
+  const int64_t processes = values[NormSpec::kGroupSize].toInt();
   torch::jit::drop(stack, count);
   check_norm_built(call);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
@@ -1239,12 +1290,12 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   const auto none = [&](at::ScalarType type) { return at::empty({0}, x.options().dtype(type)); };
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   Tensor sum = with_sum ? empty(x, kSequence, x.scalar_type()) : none(x.scalar_type());
-  Tensor statistics = batch ? at::empty_symint({3, x.sym_size(2)}, x.options().dtype(type)) : none(type);
+  Tensor statistics = batch ? at::empty_symint({3, x.sym_size(norm.dim)}, x.options().dtype(type)) : none(type);
   c10::SmallVector<Tensor, kMaxStates> states;
   for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
   if (!x.is_meta()) {
-    SNNKERN_CHECK_VALUE(call, !batch || x.numel() > x.size(2),
+    SNNKERN_CHECK_VALUE(call, !batch || !norm.group.empty() || x.numel() > x.size(norm.dim),
                         "statistics need more than one value a channel, got x_seq of shape ", x.sym_sizes());
     prepare(call, x);
     prepare(call, norm, x);
@@ -1253,7 +1304,11 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
     if (with_sum) args.norm.y = sum.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
-    if (batch) take_statistics(call, args, x, statistics);
+    if (batch && x.numel() > 0) take_statistics(call, norm, args, x, statistics);
+    if (!norm.group.empty()) {
+      gather_statistics(norm.group, processes, args.norm.count, statistics);
+      args.norm.statistics = nullptr;  // what they come from is not the kernel before
+    }
     launch_normed(call, args, x);
   }
   stack.emplace_back(std::move(spikes));
@@ -1263,7 +1318,8 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   if (training) stack.emplace_back(std::move(checkpoints));
 }
 
-// `with_norm`: before its arguments come those of the BatchNorm: grad_sum_seq, what read_norm reads, batch_statistics.
+// `with_norm`: before its arguments come those of the BatchNorm: grad_sum_seq, what read_norm reads, batch_statistics
+// and group.
 void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   const int front = with_norm ? NormSpec::kBackwardArguments : 0;
   const int incoming = neuron.incoming(), count = front + incoming + neuron.argument_count;
@@ -1273,10 +1329,10 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   Tensor grad_sum;
   bool batch = false;
   if (with_norm) {
-    norm = read_norm(call, values - front + 1);
+    norm = read_norm(call, values - front + 1, values[-2], values[-1].toInt());
     SNNKERN_CHECK_VALUE(call, norm.mean.defined(), "mean and var must be given");
     if (!values[-front].isNone()) grad_sum = values[-front].toTensor();
-    batch = values[-1].toBool();
+    batch = values[-3].toBool();
     check_norm_built(call);
   }
 
@@ -1327,7 +1383,7 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   const auto given = call.parameters;
   Tensor sums, grad_residual;
   if (with_norm) {
-    sums = at::empty_symint({2, x.sym_size(2)}, x.options().dtype(type));
+    sums = at::empty_symint({2, x.sym_size(norm.dim)}, x.options().dtype(type));
     grad_residual = gradient(norm.residual, kSequence, x.scalar_type());
   }
   const Tensor weight = norm.weight, bias = norm.bias, residual = norm.residual;
@@ -1368,9 +1424,8 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
     if (with_norm) {
       grad_sum = laid_out(grad_sum, x, kSequence, x.scalar_type());
       args.norm.grad_y = read_ptr(grad_sum);
-      args.norm.sums = sums.mutable_data_ptr();
       if (x.numel() == 0) sums.zero_();
-      launch_normed_backward(call, args, x, residual.defined() ? grad_residual : Tensor(), batch);
+      launch_normed_backward(call, norm, args, x, residual.defined() ? grad_residual : Tensor(), sums, batch);
     } else if (!steps) {
       launch(call, args, true, neuron.is_recurrent ? &r.args : nullptr);
     }
@@ -1435,14 +1490,14 @@ NormSpec::NormSpec(const NeuronSpec& neuron) : neuron(neuron) {
   split(neuron.forward_schema, "_forward", key, inputs, results);
   inputs +=
       ", Tensor? weight=None, Tensor? bias=None, Tensor? mean=None, Tensor? var=None, Tensor? residual_seq=None, "
-      "float eps=1e-05, bool with_sum=False";
+      "float eps=1e-05, bool with_sum=False, str? group=None, int group_size=1, int channel_dim=2";
   results += ", Tensor sum_seq, Tensor statistics";
   forward_schema = key + "_norm_forward(" + inputs + ") -> (" + results + ")";
   train_schema = "_" + key + "_norm_train(" + inputs + ") -> (" + results + ", Tensor checkpoints)";
   split(neuron.backward_schema, "_backward", key, inputs, results);
   backward_schema = key +
                     "_norm_backward(Tensor? grad_sum_seq, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
-                    "Tensor? residual_seq, float eps, bool batch_statistics, " +
+                    "Tensor? residual_seq, float eps, bool batch_statistics, str? group, int channel_dim, " +
                     inputs + ") -> (" + results + ", Tensor grad_weight, Tensor grad_bias, Tensor grad_residual_seq)";
 }
 

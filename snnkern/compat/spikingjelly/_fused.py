@@ -5,6 +5,7 @@ Fused serves the classes of snnkern.compat.spikingjelly and those that snnkern.c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import Tensor
 from ... import functional
 from ... import surrogate as surrogates
 from ..._networks import Foreign
+from ..._norm import Norm
 from ..._surrogate import Surrogate
 
 # The modules whose surrogates are meant by their names.
@@ -35,6 +37,12 @@ class Node:
     arguments: Mapping[str, str | Callable[[Any], Any]]
     states: Mapping[str, str] = field(default_factory=lambda: {"v": "v"})
     has_surrogate: bool = True
+
+    @property
+    def batch_norm(self) -> Callable[..., Any]:
+        """Our function behind a BatchNorm."""
+        normed: Callable[..., Any] = getattr(functional, f"batch_norm_{self.function.__name__.rstrip('_')}")
+        return normed
 
 
 def _same(*names: str) -> dict[str, str]:
@@ -118,6 +126,21 @@ class Fused(Foreign):
             for name in self.fused.states.values():
                 setattr(self, name, getattr(self, name).squeeze(-1))
             return spikes.squeeze(-1)
+        return self._call(self.fused.function, x_seq, several)[0]
+
+    def _refuses_norm(self) -> str:
+        """Why it cannot run behind a BatchNorm as one operator, or nothing."""
+        forward = next(c for c in type(self).__mro__ if "forward" in vars(c))
+        if type(self).multi_step_forward is not Fused.multi_step_forward or not forward.__module__.endswith(".base"):
+            return f"{type(self).__name__} has a forward of its own"
+        return "" if getattr(self, "step_mode", "s") == "m" else "its step_mode is 's': it sees one step at a time"
+
+    def _normed(self, x_seq: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
+        spikes, (sum_seq,) = self._call(functools.partial(self.fused.batch_norm, **norm._asdict()), x_seq, several=True)
+        return spikes, sum_seq
+
+    def _call(self, function: Callable[..., Any], x_seq: Tensor, several: bool) -> tuple[Tensor, list[Any]]:
+        """The spikes, and what the function returns behind the states, which are kept."""
         states = self.fused.states
         arguments: dict[str, Any] = {f"{ours}_init": self._start(name, x_seq[0]) for ours, name in states.items()}
         for ours, value in self.fused.arguments.items():
@@ -125,7 +148,8 @@ class Fused(Foreign):
         if self.fused.has_surrogate:
             arguments["surrogate"] = self._spike()
         stores, stores_all = getattr(self, "store_v_seq", False), getattr(self, "store_state_seqs", False)
-        spikes, *values = self.fused.function(x_seq, store_v_seq=stores or stores_all, **arguments)
+        spikes, *values = function(x_seq, store_v_seq=stores or stores_all, **arguments)
+        values, rest = values[: len(states)], values[len(states) :]
         sequences = values
         if stores or stores_all:
             values = [value[-1].clone() for value in values]  # no view, which functional.detach_net could not detach
@@ -137,7 +161,7 @@ class Fused(Foreign):
             self.v_seq = torch.cat((before, sequences[0])) if kept else sequences[0]
         if several and stores_all:
             self.state_seqs = sequences
-        return spikes
+        return spikes, rest
 
     def _reset_states(self) -> None:
         self.reset()
