@@ -6,15 +6,11 @@ The rules are registered when torch.distributed.tensor is imported, since import
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 from ._operators import OPERATORS, Operator
+from ._when_imported import when_imported
 
 _MODULE = "torch.distributed.tensor"
 
@@ -79,32 +75,4 @@ def register() -> None:
             _registered.add(operator)
 
 
-class _WhenImported(importlib.abc.MetaPathFinder):
-    """Calls back once, when a module has been imported."""
-
-    def __init__(self, module: str, callback: Callable[[], None]) -> None:
-        self.module, self.callback = module, callback
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self.module:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            loader, callback = spec.loader, self.callback
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                callback()
-
-            loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-if _MODULE in sys.modules:
-    register()
-else:
-    sys.meta_path.insert(0, _WhenImported(_MODULE, register))
+when_imported(_MODULE, register)

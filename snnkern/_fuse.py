@@ -12,6 +12,7 @@ import itertools
 import linecache
 import math
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -329,16 +330,36 @@ def _rewrite(graph: Graph, found: Match) -> None:
         graph.erase_node(node)
 
 
-class Fused:
-    """Base of the classes of modules with a new forward; a class is made anew where a module is copied or loaded."""
+# Of a new forward, the modules that it goes through: the name, whether it is called all the same, its children's names.
+_Parts = tuple[tuple[str, bool, tuple[str, ...]], ...]
 
-    _fused: tuple[type[torch.nn.Module], str, dict[str, Any]]
+
+class Fused:
+    """Base of the classes of modules with a new forward; a class is made anew where a module is loaded elsewhere."""
+
+    _fused: tuple[type[torch.nn.Module], str, dict[str, Any], _Parts]
+    _parts: _Parts
+
+    def _check_parts(self: Any) -> None:
+        """The new forward begins with this: it would not see what was changed in the modules that it goes through."""
+        for name, is_called, children in self._parts:
+            module = self.get_submodule(name)
+            if tuple(module._modules) != children:
+                raise RuntimeError(
+                    f"snnkern.fuse: this {type(module).__name__} has other layers than when it was fused, {list(children)}, got "
+                    f"{list(module._modules)}: add and remove layers before"
+                )
+            if not is_called and has_hooks(module):
+                raise RuntimeError(
+                    f"snnkern.fuse: a hook on this {type(module).__name__} would not be called, since the BatchNorm in it is one "
+                    "operator with a neuron outside of it: register the hook before, and the two are left as they are"
+                )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        kind, text, names = self._fused
+        kind, text, names, parts = self._fused
         as_names = {name: _ByName(v.__name__) if isinstance(v, ModuleType) else v for name, v in names.items()}
         reduced: Any = super().__reduce_ex__(protocol)
-        return _remade, (kind, text, as_names), *reduced[2:]
+        return _remade, (kind, text, as_names, parts), *reduced[2:]
 
 
 @dataclass(frozen=True)
@@ -348,37 +369,40 @@ class _ByName:
     name: str
 
 
-def _remade(kind: type[torch.nn.Module], text: str, names: dict[str, Any]) -> torch.nn.Module:
+def _remade(kind: type[torch.nn.Module], text: str, names: dict[str, Any], parts: _Parts) -> torch.nn.Module:
     names = {name: importlib.import_module(v.name) if isinstance(v, _ByName) else v for name, v in names.items()}
-    made = _class_with(kind, text, names)
+    made = _class_with(kind, text, names, parts)
     return made.__new__(made)
 
 
 _classes: dict[tuple[Any, ...], type[torch.nn.Module]] = {}
 
 
-def _class_with(kind: type[torch.nn.Module], text: str, names: dict[str, Any]) -> type[torch.nn.Module]:
+def _class_with(kind: type[torch.nn.Module], text: str, names: dict[str, Any], parts: _Parts) -> type[torch.nn.Module]:
     """The class of modules like `kind` whose forward is this text; one for all copies."""
-    key = (kind, text, *map(id, names.values()))
+    key = (kind, text, parts, *map(id, names.values()))
     if key not in _classes:
         file = f"<snnkern.fuse: {kind.__name__} {len(_classes)}>"
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
         scope = dict(names)
         exec(compile(text, file, "exec", dont_inherit=True), scope)
         own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-        own |= {"forward": scope["forward"], "_fused": (kind, text, names)}
+        own |= {"forward": scope["forward"], "_fused": (kind, text, names, parts), "_parts": parts}
         _classes[key] = type(kind.__name__, (Fused, kind), own)
     return _classes[key]
 
 
-def without_hooks(*modules: torch.nn.Module) -> None:
-    """In the graph: modules that are no longer called, since the new forward goes through them."""
-    for module in modules:
-        if has_hooks(module):
-            raise RuntimeError(
-                f"snnkern.fuse: a hook on this {type(module).__name__} would not be called, since the BatchNorm in it is one "
-                "operator with a neuron outside of it: register the hook before, and the two are left as they are"
-            )
+def _parts_of(owner: torch.nn.Module, around: set[torch.nn.Module]) -> _Parts:
+    parts: list[tuple[str, bool, tuple[str, ...]]] = [("", True, tuple(owner._modules))]
+    todo = [("", owner)]
+    while todo:
+        prefix, module = todo.pop()
+        for name, child in module.named_children():
+            is_list = type(child).forward is torch.nn.Module.forward  # it has none
+            if is_list or child in around:
+                parts.append((prefix + name, is_list, tuple(child._modules)))
+                todo.append((f"{prefix}{name}.", child))
+    return tuple(parts)
 
 
 # ---- the network ----------------------------------------------------------------------------------------------------------
@@ -554,13 +578,9 @@ def _replaced(
             pair = modules[str(node.target)], modules[str(found.neuron.target)]
             _rewrite(graph, found)
             done.append((*pair, found))
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    with graph.inserting_before(first):
-        inner = [graph.create_node("get_attr", name) for name, module in modules.items() if module in around]
-        if inner:
-            graph.call_function(without_hooks, tuple(inner))
     code = graph.python_code("self")
-    owner.__class__ = _class_with(type(owner), code.src, code.globals)
+    text = re.sub(r"^def forward\(.*:$", r"\g<0>\n    self._check_parts()", code.src, flags=re.MULTILINE)
+    owner.__class__ = _class_with(type(owner), text, code.globals, _parts_of(owner, around))
     return done
 
 

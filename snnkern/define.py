@@ -37,6 +37,7 @@ from .codegen.specification.base import Neuron, Range, Surrogate
 from .codegen.specification.check import check_surrogate
 from .codegen.specification.neurons import NEURONS
 from .codegen.specification.surrogates import SURROGATES
+from .compat import onnx
 
 N = TypeVar("N", bound=type[Neuron])
 
@@ -199,6 +200,7 @@ def _register_neuron(neuron: type[Neuron], key: str) -> None:
     for operator in operators:
         _vmap.register(operator)
     _dtensor.register()
+    onnx.register()
     for attribute, (_, emit) in _FACES.items():
         module = _python(emit([neuron]), f"{key}_{attribute}")
         _made[key, attribute] = [getattr(module, name) for name in module.__all__]

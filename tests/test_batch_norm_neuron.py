@@ -147,6 +147,20 @@ def test_batch_first(device: str) -> None:
     assert_same([*found, first.neuron.v_seq], [t.transpose(0, 1) for t in (*expected, together.neuron.v_seq)])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strict": True, "delay_reset": True},
+        {"max_spikes": 3, "v_min": -0.5, "v_reset": None},
+        {"tau": torch.tensor([2.0, 3.0, 4.0, 5.0]), "channels": 4, "v_init": 0.25},
+        {"learn_tau": True, "store_v_seq": True, "detach_reset": True},
+    ],
+    ids="-".join,
+)
+def test_conventions_and_numbers(options: dict[str, Any], device: str) -> None:
+    check(made(nn.LIF(surrogate=surrogate.ATan(), **options)), device, with_residual=True)
+
+
 def test_learned_and_smooth(device: str) -> None:
     neuron = nn.LIF(learn_tau=True, learn_v_threshold=True, channels=SHAPE[2], surrogate=surrogate.ATan(spiking=False))
     check_smooth = made(neuron).to(device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted, number
+from .convert import Converted, Given, number
 
 
 def spike_surrogate(p: Any) -> Surrogate:
@@ -279,7 +279,7 @@ def is_neuron(kind: type) -> bool:
     )
 
 
-def refusal(module: Any) -> str | None:
+def refusal(module: Any, given: Given) -> str | None:
     p = module.p
     m = Membrane.of(p, module.dt)
     for name, share in (("tau_mem_inv", m.d), ("tau_syn_inv", m.e)):

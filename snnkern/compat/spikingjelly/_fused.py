@@ -17,6 +17,7 @@ from ... import functional
 from ... import surrogate as surrogates
 from ..._networks import Foreign
 from ..._norm import Norm
+from ..._states import call_with_states
 from ..._surrogate import Surrogate
 
 # The modules whose surrogates are meant by their names.
@@ -115,10 +116,12 @@ class Fused(Foreign):
     reset: Callable[[], None]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
-        return self._run(x.unsqueeze(0), several=False).squeeze(0)
+        spikes: Tensor = call_with_states(self, self._run, x.unsqueeze(0), several=False)
+        return spikes.squeeze(0)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        return self._run(x_seq, several=True)
+        spikes: Tensor = call_with_states(self, self._run, x_seq, several=True)
+        return spikes
 
     def _run(self, x_seq: Tensor, several: bool) -> Tensor:
         if x_seq.dim() == 1:  # a single neuron: the operators take neurons by the row
@@ -136,7 +139,8 @@ class Fused(Foreign):
         return "" if getattr(self, "step_mode", "s") == "m" else "its step_mode is 's': it sees one step at a time"
 
     def _normed(self, x_seq: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        spikes, (sum_seq,) = self._call(functools.partial(self.fused.batch_norm, **norm._asdict()), x_seq, several=True)
+        function = functools.partial(self.fused.batch_norm, **norm._asdict())
+        spikes, (sum_seq,) = call_with_states(self, self._call, function, x_seq, several=True)
         return spikes, sum_seq
 
     def _call(self, function: Callable[..., Any], x_seq: Tensor, several: bool) -> tuple[Tensor, list[Any]]:
@@ -188,6 +192,9 @@ class Fused(Foreign):
         function = self.surrogate_function
         key = _key(function)
         if getattr(self, "_spike_key", None) != key:
-            self._spike_surrogate = spike_surrogate(function)
+            self._spike_surrogate = self._ours(function)
             self._spike_key = key
         return self._spike_surrogate
+
+    def _ours(self, function: Any) -> Surrogate:
+        return spike_surrogate(function)
