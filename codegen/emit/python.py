@@ -215,7 +215,7 @@ def _shape(recurrent: bool) -> str:
 def _docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
     names = ", ".join(s.name for s in neuron.states)
     example = recurrent_example if recurrent else function_example
-    of_recurrence = _RECURRENT_DOC if recurrent else ((), ())
+    positional, by_keyword = _RECURRENT_DOC if recurrent else ((), ())
     return [
         *_summary(neuron, recurrent),
         "",
@@ -225,7 +225,7 @@ def _docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
         "",
         "Args:",
         f"    x_seq: input current, {_shape(recurrent)}, T >= 1; float32, float64, float16 or bfloat16",
-        *(f"    {line}" for line in _arguments_doc(neuron, *of_recurrence, recurrent)),
+        *(f"    {line}" for line in _arguments_doc(neuron, positional, by_keyword, recurrent)),
         "",
         "Returns:",
         *_results_doc(neuron, names, recurrent),
@@ -296,8 +296,11 @@ def _reference_docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
 
 
 def _function(neuron: type[Neuron], recurrent: bool, doc: list[str], body: str) -> str:
-    more = (("bias_hh: Tensor | None = None,",), (f"{DETACH_RECURRENT.name}: bool = {DETACH_RECURRENT.default},",))
-    signature = _signature(neuron, *(more if recurrent else ()), recurrent=recurrent)
+    positional, by_keyword = list[str](), list[str]()
+    if recurrent:
+        positional.append("bias_hh: Tensor | None = None,")
+        by_keyword.append(f"{DETACH_RECURRENT.name}: bool = {DETACH_RECURRENT.default},")
+    signature = _signature(neuron, positional, by_keyword, recurrent)
     return _define(function_name(neuron, recurrent), signature, ["Tensor"] * (1 + len(neuron.states)), doc, body)
 
 
