@@ -39,6 +39,8 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
             if shard is None or name in empty or name in operator.shared:
                 return Replicate()
             parameter = name.removeprefix("grad_")
+            if parameter in operator.weights:  # each device has a part of its gradient
+                return Partial() if name in operator.results else Replicate()
             if parameter in operator.parameters:
                 # It lies as x_seq[0] does, where it varies along that dimension; else each device has a part of its gradient.
                 value = values[parameter]
@@ -52,7 +54,10 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
             place(name) if name in tensors else None for name in operator.arguments[: len(args)]
         ]
 
-    return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]
+    whole = (
+        2 if operator.weights else 1
+    )  # dimensions that are not sharded: time, and a row of neurons that feed each other
+    return [way(shard) for shard in (None, *range(values["x_seq"].ndim - whole))]
 
 
 _registered: set[Operator] = set()

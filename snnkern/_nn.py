@@ -70,6 +70,7 @@ class MultiStep(torch.nn.Module):
     """
 
     _state_names: tuple[str, ...] = ()
+    _fed_back: ClassVar[tuple[str, ...]] = ()  # what is kept beside the states of the neuron
     _shown: tuple[str, ...] = ()
     _usual: ClassVar[dict[str, Any]] = {}  # values that are not worth showing
     _numbers: ClassVar[dict[str, Number]] = {}
@@ -92,7 +93,7 @@ class MultiStep(torch.nn.Module):
     @classmethod
     def _bind(cls, neuron: type[Neuron]) -> None:
         """Gives the attributes what the specification says of them."""
-        cls._state_names = tuple(s.name for s in neuron.states)
+        cls._state_names = (*(s.name for s in neuron.states), *cls._fed_back)
         for key in cls._kept_names():
             setattr(cls, key, State(key))
         cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}

@@ -8,7 +8,7 @@ Beyond torch.fx.symbolic_trace, which follows one way through a forward and does
 * A forward that keeps something in its module, draws random numbers or makes tensors while it is traced, or asks whether
   something is a tensor, is an error.
 * So is one that sets a mode which no node of a graph has: autocast, no_grad, a checkpoint.
-* `x += y` changes x in place, as it does outside of torch.fx.
+* `x += y` changes x in place, as it does outside of torch.fx. `*x.shape[1:]` of what a BatchNorm2d or 3d returns has a length.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch.fx
 from torch import Tensor
 from torch._C._autograd import _top_saved_tensors_default_hooks as top_hooks
 from torch.fx import Graph, Node, Proxy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _TORCH = str(Path(torch.__file__).parent)
 _MOST_TESTS = 32
@@ -248,6 +249,38 @@ class _Value(Proxy):
     """A Proxy that knows x += y."""
 
 
+class _Sizes(_Value):
+    """A part of a shape of which the length is known: *x.shape[1:]."""
+
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Proxy]:
+        get = operator.getitem
+        return iter([self.tracer.create_proxy("call_function", get, (self, i), {}) for i in range(self.length)])
+
+
+_DIMENSIONS = {"BatchNorm2d": 4, "BatchNorm3d": 5}  # of what these get, or they raise
+
+
+def _length(node: Node, root: torch.nn.Module) -> int | None:
+    """How many dimensions a part of the shape of a norm's output has, where the norm's class tells."""
+    if node.target is not operator.getitem or not isinstance(node.args[1], slice):
+        return None
+    shape = node.args[0]
+    if not isinstance(shape, Node) or shape.target is not getattr or shape.args[1] != "shape":
+        return None
+    owner = shape.args[0]
+    if not isinstance(owner, Node) or owner.op != "call_module":
+        return None
+    norm = root.get_submodule(str(owner.target))
+    is_known = isinstance(norm, _BatchNorm) and getattr(norm, "step_mode", "s") == "s"
+    dimensions = _DIMENSIONS.get(type(norm).__name__) if is_known else None
+    return None if dimensions is None else len(range(*node.args[1].indices(dimensions)))
+
+
 def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
@@ -269,7 +302,12 @@ class _Tracer(torch.fx.Tracer):
         self.modes = _modes()
 
     def proxy(self, node: Node) -> Proxy:
-        return _Value(node, self)
+        length = _length(node, self.root)
+        if length is None:
+            return _Value(node, self)
+        sizes = _Sizes(node, self)
+        sizes.length = length
+        return sizes
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         return self.leaf(m)

@@ -273,6 +273,52 @@ def dtensor_module(device: str, rank: int, size: int) -> None:
     assert net.v.placements == (Shard(0),) and torch.equal(net.v.full_tensor(), whole.v)
 
 
+def recurrent(device: str, rank: int, size: int) -> None:
+    """Of a recurrent layer the batch is sharded, not the neurons, which feed each other; DDP and FSDP2 train it."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh(device.partition(":")[0], (size,))
+    x, v = noise((20, 4, 6), torch.float64, 0, device, 2.0), noise((4, 6), torch.float64, 1, device)
+    weight, bias = noise((6, 6), torch.float64, 2, device), noise((6,), torch.float64, 3, device)
+    tensors = [x, weight, bias, v]
+    ways = {
+        "batch": [Shard(1), Replicate(), Replicate(), Shard(0)],
+        "neurons": [Shard(2), *[Replicate()] * 2, Shard(1)],
+    }
+    plain = [t.requires_grad_() for t in tensors]
+    expected = functional.recurrent_lif(*plain)
+    wanted = torch.autograd.grad(expected, plain, [o.detach() for o in expected])
+    for name, way in ways.items():
+        leaves = [distribute_tensor(t.detach(), mesh, [w]).requires_grad_() for t, w in zip(tensors, way, strict=True)]
+        outputs = functional.recurrent_lif(*leaves)
+        grads = torch.autograd.grad(outputs, leaves, [o.detach() for o in outputs])
+        if name == "batch":
+            assert outputs[0].placements == (Shard(1),)
+            assert [g.placements[0] for g in grads] == [Shard(1), Partial(), Partial(), Shard(0)]
+        for a, b in zip((*outputs, *grads), (*expected, *wanted), strict=True):
+            torch.testing.assert_close(a.full_tensor(), b)
+
+    def build() -> torch.nn.Sequential:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(5, 6), snnkern.nn.RecurrentLIF(6)).to(device, torch.float64)
+
+    nets = {"alone": build(), "ddp": build(), "fsdp": build()}
+    for way, net in nets.items():
+        wrapped: torch.nn.Module = net
+        if way == "ddp":
+            wrapped = torch.nn.parallel.DistributedDataParallel(net, device_ids=[rank] if device != "cpu" else None)
+        if way == "fsdp":
+            for layer in net:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(net, mesh=mesh)
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+        for sequence in sequences(device):
+            train(wrapped, optimizer, sequence if way == "alone" else mine(sequence, rank, size))
+        got = [p.full_tensor() if isinstance(p, DTensor) else p for p in net.parameters()]
+        torch.testing.assert_close([p.detach() for p in got], [p.detach() for p in nets["alone"].parameters()])
+
+
 def dtensor_time(device: str, rank: int, size: int) -> None:
     """Time is not sharded: not gathered in silence, but refused."""
     from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor, init_device_mesh

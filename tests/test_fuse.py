@@ -715,7 +715,7 @@ def test_models_of_spikingjelly(name: str, models: Any) -> None:
 
 PAIRS_OF_FILES = {
     "qkformer": 2, "sew_resnet": 4, "snn_delays": 1, "spike_driven_transformer": 8, "spike_driven_transformer_v2": 4,
-    "spikformer": 6, "spikingformer": 2,
+    "spikformer": 7, "spikingformer": 2,
 }  # fmt: skip
 
 

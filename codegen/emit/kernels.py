@@ -6,6 +6,7 @@ cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a b
 cpu/surrogates/atan.cpp  these surrogates
 cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
 cuda/lif/norm.cu         the kernels of a plain pass with a BatchNorm in front; cuda/norm.cu: the BatchNorm alone
+cpu/recurrent.cpp        what feeds the spikes of any neuron back to it; cpu/norm.cpp: the BatchNorm in front of any
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
@@ -117,6 +118,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
     out["cuda/norm.cu"] = cuda_norm()
     out["cpu/norm.cpp"] = cpu_norm()
+    out["cpu/recurrent.cpp"] = cpu_recurrent()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
     return out
@@ -311,6 +313,39 @@ namespace snnkern::cpu {{
 {definitions}
 extern const CpuNorm kNorm[kDtypes];
 const CpuNorm kNorm[kDtypes] = {{{", ".join(rows)}}};
+
+}}  // namespace snnkern::cpu
+"""
+
+
+def cpu_recurrent() -> str:
+    """What feeds spikes back on the CPU, for each dtype."""
+    definitions = "".join(
+        f"{macro} void {name}_{dtype}(const RecurrentArgs& r, const void* from, void* to, int64_t rows) {{\n"
+        f"  {name}<{DTYPES[dtype]}>(r, from, to, rows);\n}}\n"
+        for name, macro in (
+            ("recurrent_product", "SNNKERN_CPU_KERNEL"),
+            ("recurrent_product_back", "SNNKERN_CPU_KERNEL SNNKERN_CONTRACT"),
+        )
+        for dtype in SMOOTH_DTYPES
+    )
+    rows = []
+    for dtype, real in DTYPES.items():
+        state = "f64" if dtype == "f64" else "f32"
+        products = f"&recurrent_product_{state}, &recurrent_product_back_{state}"
+        definitions += f"""
+Stage* recurrent_stage_{dtype}(const KernelArgs& a, const RecurrentArgs& r) {{
+  return new RecurrentStage<{real}>(a, r, {products});
+}}
+"""
+        rows.append(f"{{&recurrent_stage_{dtype}, &recurrent_product_{state}}}")
+    return f"""{HEADER}#include "../../kernels/recurrent_cpu.h"
+
+namespace snnkern::cpu {{
+
+{definitions}
+extern const CpuRecurrence kRecurrence[kDtypes];
+const CpuRecurrence kRecurrence[kDtypes] = {{{", ".join(rows)}}};
 
 }}  // namespace snnkern::cpu
 """

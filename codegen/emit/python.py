@@ -7,11 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..specification.base import DETACH_RESET, SURROGATE_TENSORS, Flag, Float, Neuron, Range, State, Surrogate
+from ..specification.base import (
+    DETACH_RECURRENT,
+    DETACH_RESET,
+    SURROGATE_TENSORS,
+    Flag,
+    Float,
+    Neuron,
+    Range,
+    State,
+    Surrogate,
+)
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .examples import batch_norm_example, function_example, module_example, surrogate_example
-from .schema import MADE_BY, arguments
+from .examples import (
+    batch_norm_example,
+    function_example,
+    module_example,
+    recurrent_example,
+    recurrent_module_example,
+    surrogate_example,
+)
+from .schema import MADE_BY, Argument, arguments, operator_prefix, recurrent_arguments
 
 HEADER = f'"""{{}}\n\n{MADE_BY}\n"""\n\nfrom __future__ import annotations\n'
 
@@ -28,9 +45,19 @@ def files() -> dict[str, str]:
     }
 
 
-def function_name(neuron: type[Neuron]) -> str:
+def function_name(neuron: type[Neuron], recurrent: bool = False) -> str:
     """The name in snnkern.functional: `if` is a keyword of Python."""
-    return "if_" if neuron.name == "if" else neuron.name
+    return f"recurrent_{neuron.name}" if recurrent else "if_" if neuron.name == "if" else neuron.name
+
+
+def module_name(neuron: type[Neuron], recurrent: bool = False) -> str:
+    """The name in snnkern.nn."""
+    return f"Recurrent{neuron.module}" if recurrent else neuron.module
+
+
+def forms(neurons: Sequence[type[Neuron]]) -> list[tuple[type[Neuron], bool]]:
+    """Each neuron, and those that spike once more with their spikes fed back: what has a function and a module."""
+    return [(n, recurrent) for n in neurons for recurrent in (False, True) if n.spikes() or not recurrent]
 
 
 def batch_norm_name(neuron: type[Neuron]) -> str:
@@ -103,12 +130,15 @@ def _number(p: Float) -> str:
 # ---- functions --------------------------------------------------------------------------------------------------------
 
 
-def _signature(neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = ()) -> list[str]:
+def _signature(
+    neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = (), recurrent: bool = False
+) -> list[str]:
     """The arguments of a function; of others than the neuron's, those that come before the states and before its numbers."""
-    lines = ["x_seq: Tensor,"]
+    lines = ["x_seq: Tensor,", *(["weight_hh: Tensor,"] if recurrent else [])]
     lines += [f"{t.name}: Tensor," for t in neuron.required()]
     lines += positional
     lines += [f"{s.name}_init: Tensor | None = None," for s in neuron.states]
+    lines += ["spike_init: Tensor | None = None,"] if recurrent else []
     lines += ["*,", *by_keyword]
     lines += [f"{p.name}: {_kind(p)} = {p.default!r}," for p in neuron.all_parameters()]
     if neuron.has_surrogate:
@@ -149,33 +179,81 @@ _ERRORS = [
 ]
 
 
-def _docstring(neuron: type[Neuron]) -> list[str]:
-    names = ", ".join(s.name for s in neuron.states)
+RECURRENT_EQUATIONS = (
+    "z[k] = bias_hh[k] + sum over j of s[j] * weight_hh[k, j]   (weight_hh [H, H])",
+    "z = bias_hh + s * weight_hh   (weight_hh [H])",
+    "x = x + z",
+)
+"""What comes before the equations of a step in a recurrent layer."""
+
+
+def _equations(neuron: type[Neuron], recurrent: bool) -> list[str]:
+    """What is computed, as docstrings show it."""
+    own = [*(f"    {e}" for e in step_equations(neuron)), ""]
+    if not recurrent:
+        return own
+    first = ["Before each step, x gets what the spikes s of the step before send through the weights:", ""]
+    then = ["Then comes the step:", "", *own] if step_equations(neuron) else []
+    return [*first, *(f"    {e}" for e in RECURRENT_EQUATIONS), "", *then]
+
+
+def _summary(neuron: type[Neuron], recurrent: bool) -> list[str]:
+    doc = (neuron.__doc__ or "").strip()
+    if not recurrent:
+        return [doc]
     return [
-        f"{(neuron.__doc__ or '').strip()}",
+        f"Layer of {neuron.module} neurons whose spikes come back to them, through weights, in the next step.",
         "",
-        *(f"    {e}" for e in step_equations(neuron)),
+        doc,
+    ]
+
+
+def _shape(recurrent: bool) -> str:
+    return "[T, N, ..., H]" if recurrent else "[T, N, ...]"
+
+
+def _docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
+    names = ", ".join(s.name for s in neuron.states)
+    example = recurrent_example if recurrent else function_example
+    positional, by_keyword = _RECURRENT_DOC if recurrent else ((), ())
+    return [
+        *_summary(neuron, recurrent),
         "",
+        *_equations(neuron, recurrent),
         # Before the arguments: what looks like "words: more words" among them would be read as one.
         *_TENSORS,
         "",
         "Args:",
-        "    x_seq: input current, [T, N, ...], T >= 1; float32, float64, float16 or bfloat16",
-        *(f"    {line}" for line in _arguments_doc(neuron)),
+        f"    x_seq: input current, {_shape(recurrent)}, T >= 1; float32, float64, float16 or bfloat16",
+        *(f"    {line}" for line in _arguments_doc(neuron, positional, by_keyword, recurrent)),
         "",
         "Returns:",
-        *_results_doc(neuron, names),
+        *_results_doc(neuron, names, recurrent),
         "",
         "Raises:",
         *(f"    {line}" for line in _ERRORS),
-        *_example(neuron, NEURONS, function_example, f"functional.{function_name(neuron)}"),
+        *_example(neuron, NEURONS, example, f"functional.{function_name(neuron, recurrent)}"),
         *_source(neuron),
     ]
 
 
-def _arguments_doc(neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = ()) -> list[str]:
+# Of bias_hh, and of what is given by keyword.
+_RECURRENT_DOC = (
+    ("bias_hh: added to what comes back, [H]; None: nothing",),
+    (f"{DETACH_RECURRENT.name}: {DETACH_RECURRENT.doc}",),
+)
+
+
+def _arguments_doc(
+    neuron: type[Neuron], positional: Sequence[str] = (), by_keyword: Sequence[str] = (), recurrent: bool = False
+) -> list[str]:
     """A line for each argument but x_seq, in the order of `_signature`."""
-    lines = []
+    lines, step = [], _shape(recurrent).replace("T, ", "")
+    if recurrent:
+        lines += [
+            "weight_hh: what the spikes are multiplied with: [H, H], or [H] where each neuron feeds itself alone; any",
+            "    floating dtype, and used in that of x_seq",
+        ]
     for t in neuron.required():
         against = "x_seq[0]" if t in neuron.learned else "x_seq"
         lines.append(
@@ -183,7 +261,9 @@ def _arguments_doc(neuron: type[Neuron], positional: Sequence[str] = (), by_keyw
         )
     lines += positional
     for s in neuron.states:
-        lines.append(f"{s.name}_init: {s.doc} at the start, [N, ...], any floating dtype; None starts at {_start(s)}")
+        lines.append(f"{s.name}_init: {s.doc} at the start, {step}, any floating dtype; None starts at {_start(s)}")
+    if recurrent:
+        lines.append(f"spike_init: the spikes of the step before the first, {step}; None: no spike")
     lines += by_keyword
     lines += [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.all_parameters()]
     if neuron.has_surrogate:
@@ -194,28 +274,34 @@ def _arguments_doc(neuron: type[Neuron], positional: Sequence[str] = (), by_keyw
     return lines + [f"{p.name}: {p.doc}{_limits(p)}" for p in neuron.conventions]
 
 
-def _results_doc(neuron: type[Neuron], names: str) -> list[str]:
+def _results_doc(neuron: type[Neuron], names: str, recurrent: bool = False) -> list[str]:
+    shape = _shape(recurrent)
     result = "spikes" if neuron.firing else "the potential after each step,"
     return [
-        f"    ({neuron.output}, {names}): {result} [T, N, ...] with the dtype of x_seq, and {_of_states(neuron)} after the last",
-        "    step, [N, ...], or after each with store_v_seq, [T, N, ...], in the state dtype: float64 for float64 x_seq,",
+        f"    ({neuron.output}, {names}): {result} {shape} with the dtype of x_seq, and {_of_states(neuron)} after the last",
+        f"    step, {shape.replace('T, ', '')}, or after each with store_v_seq, {shape}, in the state dtype: float64 for float64 x_seq,",
         "    else float32.",
     ]
 
 
-def _reference_docstring(neuron: type[Neuron]) -> list[str]:
-    name = function_name(neuron)
+def _reference_docstring(neuron: type[Neuron], recurrent: bool) -> list[str]:
+    name = function_name(neuron, recurrent)
     return [
-        f"{(neuron.__doc__ or '').strip()}",
+        *_summary(neuron, recurrent),
         "",
         f"``snnkern.functional.{name}``, step by step in plain PyTorch: slow, and differentiable twice. Arguments and results",
         "are described there.",
-        *_example(neuron, NEURONS, function_example, f"reference.{name}"),
+        *_example(neuron, NEURONS, recurrent_example if recurrent else function_example, f"reference.{name}"),
     ]
 
 
-def _function(neuron: type[Neuron], doc: list[str], body: str) -> str:
-    return _define(function_name(neuron), _signature(neuron), ["Tensor"] * (1 + len(neuron.states)), doc, body)
+def _function(neuron: type[Neuron], recurrent: bool, doc: list[str], body: str) -> str:
+    positional, by_keyword = list[str](), list[str]()
+    if recurrent:
+        positional.append("bias_hh: Tensor | None = None,")
+        by_keyword.append(f"{DETACH_RECURRENT.name}: bool = {DETACH_RECURRENT.default},")
+    signature = _signature(neuron, positional, by_keyword, recurrent)
+    return _define(function_name(neuron, recurrent), signature, ["Tensor"] * (1 + len(neuron.states)), doc, body)
 
 
 def _define(name: str, signature: list[str], returns: list[str], doc: list[str], body: str) -> str:
@@ -232,17 +318,22 @@ def functional_module(neurons: Sequence[type[Neuron]]) -> str:
         "\nimport torch\nfrom torch import Tensor\n\nfrom .._parameters import check_is_tensor, inverse, number, switch"
     )
     text += _SURROGATE_IMPORT.replace("Surrogate\n", "Surrogate, check_surrogate\n")
-    text += _all([function_name(n) for n in neurons])
-    for n in neurons:
-        call = ",\n        ".join(_function_values(n))
-        where = f"snnkern.functional.{function_name(n)}"
-        body = _check_types(n, where) + "".join(_take_number(p, where) for p in n.numbers())
-        body += f"    return torch.ops.snnkern.{n.key()}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
-        text += _function(n, _docstring(n), body)
+    text += _all([function_name(*form) for form in forms(neurons)])
+    for n, recurrent in forms(neurons):
+        call = ",\n        ".join(_function_values(n, recurrent))
+        where = f"snnkern.functional.{function_name(n, recurrent)}"
+        body = _check_types(n, where, recurrent) + "".join(_take_number(p, where) for p in n.numbers())
+        prefix = operator_prefix(n.key(), recurrent)
+        body += f"    return torch.ops.snnkern.{prefix}_forward.default(  # type: ignore[no-any-return]\n        {call},\n    )\n"
+        text += _function(n, recurrent, _docstring(n, recurrent), body)
     return text
 
 
-def _function_values(neuron: type[Neuron]) -> list[str]:
+def _operator_arguments(neuron: type[Neuron], recurrent: bool) -> list[Argument]:
+    return recurrent_arguments(neuron) if recurrent else arguments(neuron)
+
+
+def _function_values(neuron: type[Neuron], recurrent: bool = False) -> list[str]:
     """What a function gives the operator for each of its arguments."""
     of_surrogate = {
         "surrogate": "surrogate.key",
@@ -250,18 +341,20 @@ def _function_values(neuron: type[Neuron]) -> list[str]:
         "spiking": "surrogate.spiking",
     }
     # Those of kind SurrogateTensor, the last ones, are left out: functions take numbers.
-    return [of_surrogate.get(a.name, a.name) for a in arguments(neuron) if a.kind != "SurrogateTensor"]
+    every = _operator_arguments(neuron, recurrent)
+    return [of_surrogate.get(a.name, a.name) for a in every if a.kind != "SurrogateTensor"]
 
 
-def _check_types(n: type[Neuron], where: str) -> str:
+def _check_types(n: type[Neuron], where: str, recurrent: bool = False) -> str:
     """What the operator's schema would take, or refuse in words of its own. What is right is looked at and costs no call."""
     body = ""
-    for name in ("x_seq", *(t.name for t in n.required())):
+    for name in ("x_seq", *(["weight_hh"] if recurrent else []), *(t.name for t in n.required())):
         body += f'    if not isinstance({name}, Tensor):\n        check_is_tensor("{where}", "{name}", {name})\n'
-    for name in (f"{s.name}_init" for s in n.states):
+    for name in (*(f"{s.name}_init" for s in n.states), *(["bias_hh", "spike_init"] if recurrent else [])):
         test = f"{name} is not None and not isinstance({name}, Tensor)"
         body += f'    if {test}:\n        check_is_tensor("{where}", "{name}", {name})\n'
-    for name in (*(p.name for p in n.flags()), "store_v_seq"):
+    flags = [*n.flags(), *([DETACH_RECURRENT] if recurrent else [])]
+    for name in (*(p.name for p in flags), "store_v_seq"):
         body += f'    if type({name}) is not bool:\n        {name} = switch("{where}", "{name}", {name})\n'
     if n.has_surrogate:
         body += f'    if not isinstance(surrogate, Surrogate):\n        check_surrogate("{where}", surrogate)\n'
@@ -365,19 +458,20 @@ def _batch_norm_docstring(neuron: type[Neuron]) -> list[str]:
 
 def reference_module(neurons: Sequence[type[Neuron]]) -> str:
     text = HEADER.format("The neurons in plain PyTorch, as snnkern.reference exports them.")
-    text += "\nfrom torch import Tensor\n\nfrom .._reference import multistep" + _SURROGATE_IMPORT
-    text += _all([function_name(n) for n in neurons])
-    for n in neurons:
+    text += "\nfrom torch import Tensor\n\nfrom .._reference import Recurrence, multistep" + _SURROGATE_IMPORT
+    text += _all([function_name(*form) for form in forms(neurons)])
+    for n, recurrent in forms(neurons):
         learned = ", ".join(f'"{t.name}": {t.name}' for t in n.required())
         states = ", ".join(f"{s.name}_init" for s in n.states)
         params = ", ".join(f'"{p.name}": {p.name}' for p in (*n.all_parameters(), *n.conventions))
         surrogate = "surrogate" if n.has_surrogate else "None"
+        back = "        Recurrence(weight_hh, bias_hh, spike_init, detach_recurrent),\n" if recurrent else ""
         body = (
             f"    return multistep(  # type: ignore[return-value]\n"
             f'        "{n.key()}",\n        x_seq,\n        [{states}],\n        {{{learned}}},\n        {{{params}}},\n'
-            f"        {surrogate},\n        store_v_seq,\n    )\n"
+            f"        {surrogate},\n        store_v_seq,\n{back}    )\n"
         )
-        text += _function(n, _reference_docstring(n), body)
+        text += _function(n, recurrent, _reference_docstring(n, recurrent), body)
     return text
 
 
@@ -401,12 +495,12 @@ def nn_module(neurons: Sequence[type[Neuron]]) -> str:
     )
     text += (
         "\nfrom typing import TYPE_CHECKING, List, Optional, Tuple, Union\n\nimport torch\nfrom torch import Tensor\nfrom torch.fx import Proxy\n\n"
-        "from .._nn import MultiStep\nfrom .._norm import Norm\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
+        "from .._nn import MultiStep\nfrom .._norm import Norm\nfrom .._recurrent import Recurrent\nfrom .._surrogate import Surrogate\nfrom .._values import Number\n"
         f"from .surrogate import {SURROGATES[0].__name__}\n\n"
     )
-    text += _all([n.module for n in neurons])
-    for n in neurons:
-        text += _module(n)
+    text += _all([module_name(*form) for form in forms(neurons)])
+    for form in forms(neurons):
+        text += _module(*form)
     return text
 
 
@@ -414,10 +508,10 @@ _ModuleArgument = tuple[str, str, str]  # name, type = default, what it is
 
 
 def _module_signature(
-    neuron: type[Neuron], learnable: list[Float]
+    neuron: type[Neuron], recurrent: bool, learnable: list[Float]
 ) -> tuple[list[_ModuleArgument], list[_ModuleArgument]]:
     """The arguments of a module, and those that are given by keyword alone."""
-    out = []
+    out = [("size", "int", "how many neurons a layer has, H")] if recurrent else []
     for p in (*module_arguments(neuron), *neuron.firing):
         out.append((p.name, f"{_module_kind(p)} = {p.default!r}", p.doc + _limits(p)))
     if neuron.has_surrogate:  # before detach_reset
@@ -438,21 +532,27 @@ def _module_signature(
     doc = "learn a value for each of so many channels of x_seq [T, N, C, ...]; None: one for all"
     by_keyword.append(("channels", "Optional[int] = None", doc))
     sequences = f"input, output and {kept} are [N, T, ...], and worked on as they lie"
+    if recurrent:
+        by_keyword += [
+            ("bias", "bool = True", "learn bias_hh, which is added to what comes back"),
+            ("diagonal", "bool = False", "each neuron feeds itself alone: weight_hh is [H], not [H, H]"),
+            (DETACH_RECURRENT.name, f"bool = {DETACH_RECURRENT.default}", DETACH_RECURRENT.doc),
+        ]
     return out, [*by_keyword, ("batch_first", "bool = False", sequences)]
 
 
-def _module(neuron: type[Neuron]) -> str:
+def _module(neuron: type[Neuron], recurrent: bool) -> str:
     starts = {t.argument.name: t for t in neuron.learned}  # what learned parameters start from
     every = [*module_arguments(neuron), *neuron.firing, *neuron.conventions]
     inits = [s.init for s in neuron.states]
     numbers = [p for p in (*every, *inits) if isinstance(p, Float)]
     learnable = [p for p in numbers if p.name not in starts and not p.range.integer]
-    positional, by_keyword = _module_signature(neuron, learnable)
+    positional, by_keyword = _module_signature(neuron, recurrent, learnable)
 
     attributes = "".join(f"    {_shown(p)}{p.name} = Number()\n" for p in numbers)
-    annotations = "".join(
-        f"    {s.name}: Optional[Tensor]\n    {s.name}_seq: Optional[Tensor]\n" for s in neuron.states
-    )
+    states = [s.name for s in neuron.states]
+    kept = [*states, *(["spike"] if recurrent else [])]
+    annotations = "".join(f"    {s}: Optional[Tensor]\n    {s}_seq: Optional[Tensor]\n" for s in kept)
     annotations += "    _channels: Optional[int]\n"
     tensors = ""
     for p in numbers:
@@ -464,6 +564,7 @@ def _module(neuron: type[Neuron]) -> str:
         annotations += "    _surrogate_params: List[float]\n    _surrogate_now: Optional[Tensor]\n"
 
     sets = "        super().__init__(store_v_seq, channels, batch_first)\n"
+    sets += "        self._connect(size, bias, diagonal, detach_recurrent)\n" if recurrent else ""
     sets += "".join(f'        self.{p.name} = self._flag("{p.name}", {p.name})\n' for p in every if isinstance(p, Flag))
     if neuron.has_surrogate:
         sets += "        self.surrogate = surrogate\n"
@@ -473,21 +574,25 @@ def _module(neuron: type[Neuron]) -> str:
     inputs = "".join(f", {i.name}: Tensor" for i in neuron.inputs)
     names_of_inputs = "".join(f", {i.name}" for i in neuron.inputs)
     swaps = "".join(f"        {i.name} = self._input({i.name}, x_seq)\n" for i in neuron.inputs)
-    states = [s.name for s in neuron.states]
-    call = "".join(f"            {value},\n" for value in _module_values(neuron))
+    call = "".join(f"            {value},\n" for value in _module_values(neuron, recurrent))
     names = ", ".join([neuron.output, *states])
     keep = "".join(
         f"            if self.store_v_seq:\n                self.{s}_seq = self._swapped({s})\n                {s} = {s}[-1]\n            self.{s} = {s}\n"
         for s in states
     )
+    if recurrent:  # a copy, so that the sequence can go
+        keep += "            if self.store_v_seq:\n                self.spike_seq = self._swapped(spike_seq)\n"
+        keep += "            self.spike = spike_seq[-1].clone()\n"
     declared = [*(f"{name}: {kind}" for name, kind, _ in positional), "*"]
     declared += [f"{name}: {kind}" for name, kind, _ in by_keyword]
     parameters = "".join(f"        {text},\n" for text in declared)
     shown = [p.name for p in (*every, *inits)] + ["store_v_seq", "batch_first"]
-    docstring = _module_docstring(neuron, learnable, [*positional, *by_keyword])
+    shown = ["size", *shown, "bias", "diagonal", DETACH_RECURRENT.name] if recurrent else shown
+    normed = "" if recurrent else _normed(neuron, call, keep)
+    docstring = _module_docstring(neuron, recurrent, learnable, [*positional, *by_keyword])
     return f"""
 
-class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
+class {module_name(neuron, recurrent)}({"Recurrent, " if recurrent else ""}MultiStep, neuron="{neuron.key()}"):
     \"""{_indented(docstring)}\"""
 
 {attributes}
@@ -506,20 +611,20 @@ class {neuron.module}(MultiStep, neuron="{neuron.key()}"):
         elif isinstance(x_seq, Proxy):
             return self._call_in(x_seq{names_of_inputs})
         x_seq = self._swapped(x_seq)
-{swaps}        {names} = torch.ops.snnkern.{neuron.key()}_forward(
+{swaps}        {names} = torch.ops.snnkern.{operator_prefix(neuron.key(), recurrent)}_forward(
 {call}        )
         if self._keeps_state():
 {keep}        return self._swapped({neuron.output})
 
-{_normed(neuron, call, keep)}    @torch.jit.export
+{normed}    @torch.jit.export
     def reset(self) -> None:
         \"""Forgets the state: the next call starts afresh, with any batch size.\"""
-{"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in states)}
+{"".join(f"        self.{s} = None{chr(10)}        self.{s}_seq = None{chr(10)}" for s in kept)}
     @torch.jit.export
     def detach(self) -> None:
         \"""Keeps the state and cuts its gradient: truncated back-propagation through time.\"""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-{"".join(_detach(key) for s in states for key in (s, f"{s}_seq"))}        else:
+{"".join(_detach(key) for s in kept for key in (s, f"{s}_seq"))}        else:
             self._detach()
 """
 
@@ -546,7 +651,7 @@ def _shown(p: Float) -> str:
     return f"{p.name.removeprefix('init_')} = " if p.name.startswith("init_") else ""
 
 
-def _module_values(neuron: type[Neuron]) -> list[str]:
+def _module_values(neuron: type[Neuron], recurrent: bool) -> list[str]:
     """What a module gives the operator for each of its arguments."""
 
     def tensor(p: Float, weight: str, transform: str, inverse: bool) -> str:
@@ -566,23 +671,26 @@ def _module_values(neuron: type[Neuron]) -> list[str]:
     values["surrogate_params"] = "None if self._changes(self._surrogate_now) else self._surrogate_params"
     values.update({name: f"self._surrogate_tensor({i})" for i, name in enumerate(SURROGATE_TENSORS)})
     values["spiking"] = "self._spiking"
-    return [values.get(a.name, f"self.{a.name}") for a in arguments(neuron)]
+    values["spike_init"] = "self._enter(self.spike, None, None, None, x_seq)"
+    return [values.get(a.name, f"self.{a.name}") for a in _operator_arguments(neuron, recurrent)]
 
 
-def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[_ModuleArgument]) -> list[str]:
+def _module_docstring(
+    neuron: type[Neuron], recurrent: bool, learnable: list[Float], given: list[_ModuleArgument]
+) -> list[str]:
+    shape = _shape(recurrent)
     doc = [
-        (neuron.__doc__ or "").strip(),
+        *_summary(neuron, recurrent),
         "",
-        "Input and output are [T, N, ...]. The state is kept between calls: call reset() before the next sequence.",
+        f"Input and output are {shape}. The state is kept between calls: call reset() before the next sequence.",
         "What torch.export, torch.jit.trace or make_fx record keeps none: each of its calls starts afresh.",
         "",
-        *(f"    {e}" for e in step_equations(neuron)),
-        "",
+        *_equations(neuron, recurrent),
         *_called_with(neuron),
         "A number may also be a tensor that broadcasts against x_seq[0], or has a value for each of `channels`. A",
         "torch.nn.Parameter is used as it is and gets its gradient; any other is copied, or is where learning starts.",
         "Each argument is an attribute, which gives the value in use (of what is learned, the present one); a value that is",
-        "assigned is used from the next call on.",
+        "assigned is used from the next call on." + (" size, bias and diagonal stay." if recurrent else ""),
         "",
         "Args:",
         *(f"    {name}: {what}" for name, _, what in given),
@@ -591,14 +699,22 @@ def _module_docstring(neuron: type[Neuron], learnable: list[Float], given: list[
     ]
     for s in neuron.states:
         doc.append(
-            f"    {s.name}: {s.doc} after the last call, [N, ...], or None; assign to set it. Not in the state_dict."
+            f"    {s.name}: {s.doc} after the last call, {shape.replace('T, ', '')}, or None; assign to set it. Not in the state_dict."
         )
+    if recurrent:
+        doc += [
+            "    spike: the spikes of the last step of the last call, as the states are.",
+            "    weight_hh: what the spikes are multiplied with, [H, H], or [H] with diagonal; at first uniform in",
+            "        -1 / sqrt(H) .. 1 / sqrt(H).",
+            "    bias_hh: [H], or None; at first as weight_hh.",
+        ]
     doc += [f"    {t.weight}: {t.name} = sigmoid({t.weight}), at first 1 / {t.argument.name}." for t in neuron.learned]
     for p in learnable:
         made = {"sigmoid": f"sigmoid({p.weight_key})", "exp": f"exp({p.weight_key})"}.get(p.tensor_range.transform)
         doc += [f"    {p.weight_key}: with learn_{p.name}; {p.symbol} = {made}."] if made else []
         doc.append(f"    {p.value_key}: {p.name} itself, where it is a tensor{'' if made else ' or learned'}.")
-    return [*doc, *_example(neuron, NEURONS, module_example), *_source(neuron)]
+    example = recurrent_module_example if recurrent else module_example
+    return [*doc, *_example(neuron, NEURONS, example), *_source(neuron)]
 
 
 def _called_with(neuron: type[Neuron]) -> list[str]:

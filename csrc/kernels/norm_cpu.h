@@ -47,7 +47,10 @@ class NormStage final : public Stage {
   void output(int64_t t, const void* spike) override { store(a_.spike, t, static_cast<const R*>(spike)); }
 
   const void* grad_output(int64_t t) override {
-    load(a_.grad_spike, t, row_);
+    if (a_.grad_spike)
+      load(a_.grad_spike, t, row_);
+    else
+      fill(row_, R(0));
     return row_;
   }
 

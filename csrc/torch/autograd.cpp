@@ -50,7 +50,7 @@ struct Backward : Node {
 
   const Differentiable& operators;
   const NeuronSpec& neuron;
-  std::vector<SavedVariable> tensors;  // those of the arguments, then the checkpoints
+  std::vector<SavedVariable> tensors;  // those of the arguments, of a recurrent neuron its spikes, the checkpoints
   std::vector<c10::IValue> arguments;  // of the forward; tensors are left out
   bool released = false;
 
@@ -85,18 +85,19 @@ struct Backward : Node {
 
     const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
     Stack stack;
-    size_t checkpoints = neuron.tensors();
+    size_t kept = neuron.tensors();  // beside the arguments
     if (operators.with_norm) {
       stack.push_back(c10::IValue());
       if (grads.size() > size_t(1 + neuron.states)) {  // the sum is a result
         stack.back() = optional(std::move(grads.back()));
         grads.pop_back();
       }
-      for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(checkpoints++)));
+      for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(kept++)));
       for (int i = 0; i < kNormValues; ++i) stack.push_back(arguments[neuron.argument_count + i]);
     }
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
-    stack.emplace_back(tensor_at(checkpoints));
+    if (neuron.is_recurrent) stack.emplace_back(tensor_at(kept++));
+    stack.emplace_back(tensor_at(kept));
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
       stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
@@ -231,6 +232,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
     torch::autograd::set_history(output, node);
   }
   for (const Tensor& t : tensors) node->tensors.emplace_back(t, false);
+  if (neuron.is_recurrent) node->tensors.emplace_back(torch::jit::peek(stack, 0, results).toTensor(), true);
   node->tensors.emplace_back(checkpoints, false);
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
   torch::autograd::fire_node_creation_hooks(node);
@@ -240,7 +242,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
 void autograd_of_backward(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
   const size_t count =
-      neuron.states + 2 + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
+      neuron.incoming() + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;

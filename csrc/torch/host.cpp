@@ -4,9 +4,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
@@ -44,6 +48,9 @@ struct Parameter {
   bool like_x;   // it also has one for each neuron, and the type of x
 };
 
+// What feeds the spikes back: the arguments of Kind::kRecurrent.
+enum { kWeight, kBias, kSpikeInit, kRecurrents };
+
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
   const NeuronSpec& neuron;
@@ -51,6 +58,8 @@ struct Call {
   Tensor x;
   c10::SmallVector<Parameter, kMaxParams> parameters;
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
+  c10::SmallVector<Tensor, kRecurrents> recurrent;
+  bool detach_recurrent = false;
   Reset reset = kSoft;
   Dtype dtype = kF32;
   const SurrogateSpec* surrogate = nullptr;
@@ -113,6 +122,7 @@ std::optional<Dtype> dtype_of(at::ScalarType type) {
   }
 }
 
+Dtype state_dtype(Dtype dtype) { return dtype == kF64 ? kF64 : kF32; }
 at::ScalarType state_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 std::string join(const std::vector<std::string>& names) {
@@ -207,7 +217,8 @@ void read_parameter(Call& call, const Argument& argument, int index, const c10::
   SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
                 want, "; got shape ", got, given);
   const bool in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
-  bool like_x = in_time && t.scalar_type() == call.x.scalar_type();
+  // What feeds spikes back has rows of the state dtype, so that there nothing is of the type of x.
+  bool like_x = in_time && !call.neuron.is_recurrent && t.scalar_type() == call.x.scalar_type();
   for (size_t d = 0; like_x && d < got.size(); ++d) like_x = TORCH_GUARD_OR_FALSE(got[d].sym_eq(want[d]));
   call.parameters.back().in_time = in_time;
   call.parameters.back().like_x = like_x;
@@ -278,6 +289,22 @@ void check_conventions(const Call& call) {
   SNNKERN_CHECK_VALUE(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
 }
 
+// weight_hh, bias_hh and spike_init, in this order.
+void read_recurrent(Call& call, const Argument& argument, const c10::IValue& value) {
+  const auto neurons = call.x.sym_sizes().slice(call.x.dim() - 1);
+  const size_t which = call.recurrent.size();
+  SNNKERN_CHECK(call, which != kWeight || call.x.dim() >= 3,
+                "x_seq must be [T, N, ..., H] with at least 3 dimensions, got ", call.x.dim());
+  call.recurrent.push_back(value.isNone() ? Tensor() : value.toTensor());
+  const Tensor& t = call.recurrent.back();
+  if (!t.defined()) return;
+  check_tensor(call, argument.name, t);
+  if (which == kSpikeInit) return check_shape(call, argument.name, t, false);
+  if (which == kBias || t.dim() == 1) return check_sizes(call, argument.name, t, neurons, "a value for each neuron, ");
+  const c10::SymInt square[] = {neurons[0], neurons[0]};
+  check_sizes(call, argument.name, t, square, "a weight for each pair of neurons, or a value for each neuron, ");
+}
+
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
@@ -336,6 +363,12 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         if (!value.isNone()) read_surrogate_tensor(call, argument.name, surrogate_param, value.toTensor());
         ++surrogate_param;
         break;
+      case Kind::kRecurrent:
+        read_recurrent(call, argument, value);
+        break;
+      case Kind::kDetachRecurrent:
+        call.detach_recurrent = value.toBool();
+        break;
       case Kind::kStoreSeq:
         call.args.store_seq = value.toBool();
         break;
@@ -389,6 +422,13 @@ Tensor workable(const Tensor& x) {
   return TORCH_GUARD_OR_FALSE(bytes.sym_ge(64)) ? x : x.contiguous();
 }
 
+// The same for neurons that need their row, the last dimension, in one piece and in order.
+Tensor workable_in_rows(const Tensor& x) {
+  return x.is_contiguous() || x.transpose(0, 1).is_contiguous() ? workable(x) : x.contiguous();
+}
+
+Tensor workable(const Call& call) { return call.neuron.is_recurrent ? workable_in_rows(call.x) : workable(call.x); }
+
 // A tensor of the shape and layout of x, or of one step of it.
 enum Extent { kSequence, kStep };
 
@@ -438,7 +478,7 @@ const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() 
 // ---- look up and launch --------------------------------------------------------------------------------------------
 
 void check_built(const Call& call, bool built) {
-  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":", surrogate_name(call.surrogate),
+  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.key, ":", surrogate_name(call.surrogate),
                 ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
 }
@@ -466,8 +506,8 @@ Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
   using Key = std::tuple<const char*, int, int, int, int, uint32_t, uint32_t, int, int, int>;
   static std::mutex mutex;
   static auto* all = new std::map<Key, Kernel>;
-  const Key key(wanted.forward_schema, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time,
-                wanted.like_x, wanted.V, wanted.steps, wanted.architecture);
+  const Key key(wanted.neuron, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time, wanted.like_x,
+                wanted.V, wanted.steps, wanted.architecture);
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = all->find(key);
@@ -541,7 +581,19 @@ void for_shares(const KernelArgs& args, const Run& run) {
   }
 }
 
-void launch(const Call& call, const KernelArgs& args, bool is_backward) {
+// On the CPU with spikes fed back: run(begin, end) for as many rows of neurons as fit in a block, or fewer where
+// threads would have none.
+template <class Run>
+void for_rows(const KernelArgs& args, const RecurrentArgs& recurrent, const Run& run) {
+  if (args.N == 0) return;
+  const int64_t H = recurrent.size, rows = args.N / H, threads = at::get_num_threads();
+  const int64_t together = std::min(kCpuBlock / H, (rows + threads - 1) / threads);
+  at::parallel_for(0, (rows + together - 1) / together, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) run(i * together * H, std::min((i + 1) * together, rows) * H);
+  });
+}
+
+void launch(const Call& call, const KernelArgs& args, bool is_backward, const RecurrentArgs* recurrent = nullptr) {
   uint32_t in_time = 0, like_x = 0;
   for (const Parameter& p : call.parameters) {
     in_time |= uint32_t(p.in_time) << p.index;
@@ -557,19 +609,28 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const bool is_made = !call.neuron.is_built_in() || in_time;
   const c10::Device device = call.x.device();
   const auto wanted = [&](Pass pass) {
-    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
+    return Wanted{call.neuron.key, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
   };
   if (device.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
     const auto load = [](const void* place) { return reinterpret_cast<CpuKernel>(const_cast<void*>(place)); };
     // What stands between the sequences and the steps has rows of the state dtype.
-    const Dtype dtype = !args.norm.size ? call.dtype : call.dtype == kF64 ? kF64 : kF32;
+    const Dtype dtype = args.norm.size || recurrent ? state_dtype(call.dtype) : call.dtype;
     Wanted made_here = wanted(pass);
     made_here.dtype = dtype;
     const CpuKernel kernel =
         is_made ? made<CpuKernel>(call, made_here, load) : look_up(*call.neuron.cpu, pass, call.reset, dtype);
     const CpuSurrogate* answers = surrogate ? compiled(call, *surrogate) : nullptr;
     check_built(call, kernel && (answers || !surrogate));
+    if (recurrent) {
+      for_rows(args, *recurrent, [&](int64_t begin, int64_t end) {
+        KernelArgs own = args;
+        const std::unique_ptr<cpu::Stage> stage(cpu::kRecurrence[call.dtype].stage(own, *recurrent));
+        own.stage = stage.get();
+        kernel(own, answers, begin, end);
+      });
+      return;
+    }
     if (args.norm.size) {
       for_shares(args, [&](int64_t begin, int64_t end, double* sums) {
         KernelArgs own = args;
@@ -661,23 +722,293 @@ void prepare(Call& call, const Tensor& x) {
     if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p, x);
 }
 
+// ---- spikes that are fed back --------------------------------------------------------------------------------------
+
+// As kernels read it. Its tensors must outlive the launch.
+struct Recurrence {
+  Tensor weight, forward, backward, bias, spike_init;
+  RecurrentArgs args = {};
+};
+
+Recurrence recurrence(const Call& call, const Tensor& x) {
+  Recurrence r;
+  const at::ScalarType type = state_type(x);
+  const auto taken = [&](int which) {  // in the precision of x
+    const Tensor& t = call.recurrent[which];
+    return t.defined() ? t.to(x.scalar_type()).to(type).contiguous() : t;
+  };
+  r.weight = r.forward = r.backward = taken(kWeight);
+  r.bias = taken(kBias);
+  r.spike_init = laid_out(taken(kSpikeInit), x, kStep, type);
+  r.args.size = x.size(-1);
+  if (r.weight.dim() == 2 && x.is_cpu()) {
+    constexpr int64_t kLanes = RecurrentArgs::kLanes;
+    r.args.stride = (r.args.size + kLanes - 1) / kLanes * kLanes;
+    const auto padded = [&](const Tensor& t) {
+      return at::constant_pad_nd(t, {0, r.args.stride - r.args.size}).contiguous();
+    };
+    r.forward = padded(r.weight.t());
+    r.backward = padded(r.weight);
+    r.args.finite = r.weight.sub(r.weight).sum().item<double>() == 0;
+  }
+  r.args.forward = read_ptr(r.forward);
+  r.args.backward = call.detach_recurrent ? nullptr : read_ptr(r.backward);
+  r.args.bias = read_ptr(r.bias);
+  r.args.spike_init = read_ptr(r.spike_init);
+  return r;
+}
+
+// The sum over the first dimension, one by one, as a neuron that never fires has it. A library's sum has another order.
+Tensor sum_in_order(const Tensor& t) {
+  static const auto integrate = c10::Dispatcher::singleton().findSchemaOrThrow("snnkern::if_forward", "");
+  Stack stack = {t};
+  for (size_t i = 1; i < integrate.schema().arguments().size(); ++i) {
+    const c10::Argument& argument = integrate.schema().arguments()[i];
+    stack.push_back(argument.name() == "v_threshold" ? c10::IValue(kInfinity) : *argument.default_value());
+  }
+  integrate.callBoxed(stack);
+  return stack[1].toTensor();
+}
+
+// A step's spikes times the weights, in the order of RecurrentArgs, on any device.
+Tensor weighted_spikes(const Call& call, const Recurrence& r, const Tensor& spikes) {
+  if (r.weight.dim() == 1) return spikes.mul(r.weight);
+  const int64_t H = r.args.size, rows = spikes.numel() / std::max<int64_t>(H, 1);
+  Tensor out = at::empty_like(spikes);
+  if (spikes.is_cpu()) {
+    const size_t row = H * spikes.element_size();
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      cpu::kRecurrence[call.dtype].product(r.args, static_cast<const char*>(spikes.const_data_ptr()) + begin * row,
+                                           static_cast<char*>(out.mutable_data_ptr()) + begin * row, end - begin);
+    });
+    return out;
+  }
+  constexpr int64_t kGroup = RecurrentArgs::kGroup, kRoom = int64_t(1) << 24;  // numbers that may lie side by side
+  const int64_t groups = (H + kGroup - 1) / kGroup, together = std::max<int64_t>(1, kRoom / (groups * kGroup * H));
+  const auto grouped = [&](const Tensor& t) {  // the last dimension, as [kGroup, ..., groups, 1]
+    return at::constant_pad_nd(t, {0, groups * kGroup - H})
+        .unflatten(-1, {groups, kGroup})
+        .movedim(-1, 0)
+        .unsqueeze(-1);
+  };
+  const Tensor weight = grouped(r.weight).squeeze(-1).transpose(1, 2).unsqueeze(1);  // [kGroup, 1, groups, H]
+  const Tensor from = spikes.reshape({rows, H}), to = out.view({rows, H});
+  for (int64_t row = 0; row < rows; row += together) {
+    const int64_t count = std::min(together, rows - row);
+    const Tensor sums = sum_in_order(grouped(from.narrow(0, row, count)).mul(weight).contiguous());
+    to.narrow(0, row, count).copy_(sum_in_order(sums.transpose(0, 1).contiguous()));
+  }
+  return out;
+}
+
+// A step's gradient times the weights, in any order.
+Tensor weighted_gradient(const Recurrence& r, const Tensor& gradient) {
+  return r.weight.dim() == 1 ? gradient.mul(r.weight) : gradient.matmul(r.weight);
+}
+
+// The plan for CUDA, and for rows of neurons that do not fit in a block: a product and the neuron's own kernel for each
+// step. For the gradient, a library's product of the whole batch is faster than one of the rows of a block if those are
+// few. x is contiguous, and so are the steps.
+bool by_steps(const Tensor& x, bool is_backward) {
+  return !x.is_cpu() || x.size(-1) > (is_backward ? kCpuBlock / 2 - 1 : kCpuBlock);
+}
+
+// What runs by it.
+class Steps {
+ public:
+  using States = c10::SmallVector<Tensor, kMaxStates>;
+
+  // `call` is prepared, with x. All of them must outlive this.
+  Steps(const Call& call, const Recurrence& r, const Tensor& x)
+      : call_(call), own_(call), r_(r), x_(x), type_(state_type(x)) {
+    own_.dtype = state_dtype(call.dtype);
+    for (Parameter& p : own_.parameters) p.in_time = false;
+  }
+
+  void forward(const Tensor& spikes, const States& states, const Tensor& checkpoints) const {
+    const int64_t T = x_.size(0), count = call_.neuron.states;
+    States now(call_.init.begin(), call_.init.end());
+    for (int64_t t = 0; t < T; ++t) {
+      if (checkpoints.defined() && t > 0 && t % kCheckpointPeriod == 0)
+        for (int k = 0; k < count; ++k) checkpoints.select(0, (t / kCheckpointPeriod - 1) * count + k).copy_(now[k]);
+      spikes.select(0, t).copy_(advance(t, input(t, spikes), now));
+      for (int k = 0; k < count; ++k) {
+        if (call_.args.store_seq)
+          states[k].select(0, t).copy_(now[k]);
+        else if (t + 1 == T)
+          states[k].copy_(now[k]);
+      }
+    }
+  }
+
+  // `shares`: of the parameters that are tensors, in the order of call.parameters.
+  void backward(const Tensor& spikes, const Tensor& checkpoints, const Tensor& grad_spikes, const States& grad_states,
+                const Tensor& grad_input, const States& grad_init, const std::vector<Tensor>& shares) const {
+    const int64_t T = x_.size(0), count = call_.neuron.states;
+    const bool store_seq = call_.args.store_seq;
+    States grads(count);
+    for (int k = 0; k < count; ++k)
+      if (!store_seq && grad_states[k].defined()) grads[k] = grad_states[k].to(type_).contiguous();
+    Tensor later;  // the gradient in the input of the next step
+    for (int64_t chunk = checkpoint_count(T); chunk >= 0; --chunk) {
+      const int64_t start = chunk * kCheckpointPeriod, steps = std::min(T - start, kCheckpointPeriod);
+      std::vector<States> entering(1);
+      std::vector<Tensor> inputs;
+      for (int k = 0; k < count; ++k)
+        entering[0].push_back(chunk > 0 ? step(checkpoints, (chunk - 1) * count + k) : call_.init[k]);
+      for (int64_t j = 0; j < steps; ++j) {
+        inputs.push_back(input(start + j, spikes));
+        States next = entering[j];
+        if (j + 1 < steps) advance(start + j, inputs[j], next);
+        entering.push_back(std::move(next));
+      }
+      for (int64_t t = start + steps - 1; t >= start; --t) {
+        Tensor gradient = grad_spikes.defined() ? step(grad_spikes, t) : Tensor();
+        if (later.defined() && !call_.detach_recurrent) {
+          const Tensor back = weighted_gradient(r_, later);
+          gradient = gradient.defined() ? gradient.add(back) : back;
+        }
+        for (int k = 0; store_seq && k < count; ++k) {
+          if (!grad_states[k].defined()) continue;
+          const Tensor own = step(grad_states[k], t);
+          grads[k] = grads[k].defined() ? grads[k].add(own) : own;
+        }
+        later = at::empty_like(inputs[t - start]);
+        retreat(t, inputs[t - start], entering[t - start], gradient, later, grads, shares);
+        grad_input.select(0, t).copy_(later);
+      }
+    }
+    for (int k = 0; k < count; ++k)
+      if (call_.init[k].defined()) grad_init[k].copy_(grads[k]);
+  }
+
+ private:
+  Tensor step(const Tensor& sequence, int64_t t) const { return sequence.select(0, t).to(type_).contiguous(); }
+
+  // What the neurons get in step t, from the spikes of the step before.
+  Tensor input(int64_t t, const Tensor& spikes) const {
+    const Tensor before = t > 0                     ? step(spikes, t - 1)
+                          : r_.spike_init.defined() ? r_.spike_init
+                                                    : at::zeros_like(x_.select(0, 0), x_.options().dtype(type_));
+    Tensor z = weighted_spikes(call_, r_, before);
+    if (r_.bias.defined()) z.add_(r_.bias);
+    return z.add_(x_.select(0, t));
+  }
+
+  KernelArgs args(int64_t t, const Tensor& input, const States& states) const {
+    KernelArgs a = call_.args;
+    a.T = 1;
+    a.inner = a.N;
+    a.store_seq = false;
+    a.x = input.const_data_ptr();
+    for (size_t k = 0; k < states.size(); ++k) a.state_init[k] = read_ptr(states[k]);
+    for (const Parameter& p : call_.parameters) {
+      ParamTensor& tensor = a.tensor[p.index];
+      if (!p.in_time || a.N == 0) continue;
+      tensor.data = static_cast<const char*>(tensor.data) + t * tensor.step * p.tensor.element_size();
+      tensor.step = 0;
+    }
+    return a;
+  }
+
+  // The states advance; returns the spikes.
+  Tensor advance(int64_t t, const Tensor& input, States& states) const {
+    KernelArgs a = args(t, input, states);
+    const Tensor spike = at::empty_like(input);
+    States next;
+    for (size_t k = 0; k < states.size(); ++k) {
+      next.push_back(at::empty_like(input));
+      a.state[k] = next[k].mutable_data_ptr();
+    }
+    a.spike = spike.mutable_data_ptr();
+    launch(own_, a, false);
+    states = std::move(next);
+    return spike;
+  }
+
+  // The gradients in the states become those in the states before.
+  void retreat(int64_t t, const Tensor& input, const States& states, const Tensor& grad_spike, const Tensor& grad_input,
+               States& grads, const std::vector<Tensor>& shares) const {
+    KernelArgs a = args(t, input, states);
+    States next(grads.size());
+    a.grad_spike = read_ptr(grad_spike);
+    a.grad_x = grad_input.mutable_data_ptr();
+    for (size_t k = 0; k < grads.size(); ++k) {
+      a.grad_state[k] = read_ptr(grads[k]);
+      if (!states[k].defined()) continue;
+      next[k] = at::empty_like(input);
+      a.grad_init[k] = next[k].mutable_data_ptr();
+    }
+    std::vector<Tensor> parts(shares.size());
+    for (size_t k = 0; k < shares.size(); ++k) {
+      if (!call_.parameters[k].tensor.defined()) continue;
+      parts[k] = at::empty_like(input);
+      a.grad_param[call_.parameters[k].index] = parts[k].mutable_data_ptr();
+    }
+    launch(own_, a, true);
+    grads = std::move(next);
+    for (size_t k = 0; k < shares.size(); ++k) {
+      if (!call_.parameters[k].tensor.defined()) continue;
+      if (call_.parameters[k].in_time)
+        shares[k].select(0, t).copy_(parts[k]);
+      else if (t + 1 == x_.size(0))
+        shares[k].copy_(parts[k]);
+      else
+        shares[k].add_(parts[k]);
+    }
+  }
+
+  const Call& call_;
+  Call own_;  // a step has no time
+  const Recurrence& r_;
+  const Tensor& x_;
+  const at::ScalarType type_;
+};
+
+// Those in weight_hh, bias_hh and spike_init, as far as they were given, from the gradients in the neurons' input.
+void recurrent_gradients(const Call& call, const Recurrence& r, const Tensor& spikes, const Tensor& grad_input,
+                         const c10::SmallVector<Tensor, kRecurrents>& out) {
+  const int64_t T = grad_input.size(0);
+  const Tensor first = grad_input.select(0, 0);
+  const auto of_weight = [&](const Tensor& gradient, const Tensor& spike) {
+    const Tensor g = gradient.flatten(0, -2), s = spike.flatten(0, -2).to(g.scalar_type());
+    return r.weight.dim() == 1 ? g.mul(s).sum(0) : g.t().matmul(s);
+  };
+  Tensor weight = of_weight(grad_input.narrow(0, 1, T - 1), spikes.narrow(0, 0, T - 1));
+  if (r.spike_init.defined()) weight.add_(of_weight(first, r.spike_init));
+  out[kWeight].copy_(weight);
+  if (r.bias.defined()) out[kBias].copy_(grad_input.flatten(0, -2).sum(0));
+  if (!r.spike_init.defined()) return;
+  call.detach_recurrent ? out[kSpikeInit].zero_() : out[kSpikeInit].copy_(weighted_gradient(r, first));
+}
+
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   Call call = read(neuron, "_forward", arguments(neuron, stack, neuron.argument_count));
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = workable(call.x);
+  const Tensor x = workable(call);
   const at::ScalarType type = state_type(x);
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   c10::SmallVector<Tensor, kMaxStates> states;
   for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
-  if (!x.is_meta()) {
+  if (!x.is_meta() && neuron.is_recurrent && by_steps(x, false)) {
+    const Tensor steps = x.contiguous();
+    prepare(call, steps);
+    const Recurrence r = recurrence(call, steps);
+    Steps(call, r, steps).forward(spikes, states, checkpoints);
+  } else if (!x.is_meta()) {
     prepare(call, x);
     KernelArgs& args = call.args;
     args.spike = spikes.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
-    launch(call, args, false);
+    if (neuron.is_recurrent) {
+      const Recurrence r = recurrence(call, x);
+      launch(call, args, false, &r.args);
+    } else {
+      launch(call, args, false);
+    }
   }
   stack.emplace_back(std::move(spikes));
   for (Tensor& t : states) stack.emplace_back(std::move(t));
@@ -991,7 +1322,7 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
 // and group.
 void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   const int front = with_norm ? NormSpec::kBackwardArguments : 0;
-  const int incoming = neuron.states + 2, count = front + incoming + neuron.argument_count;
+  const int incoming = neuron.incoming(), count = front + incoming + neuron.argument_count;
   const c10::IValue* values = arguments(neuron, stack, count) + front;
   Call call = read(neuron, with_norm ? "_norm_backward" : "_backward", values + incoming);
   Norm norm;
@@ -1006,13 +1337,16 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   }
 
   const auto optional = [&](int i) { return values[i].isNone() ? Tensor() : values[i].toTensor(); };
-  Tensor grad_spikes = optional(0), checkpoints = optional(neuron.states + 1);
+  Tensor grad_spikes = optional(0), checkpoints = optional(incoming - 1);
+  Tensor spikes = neuron.is_recurrent ? optional(incoming - 2) : Tensor();
   c10::SmallVector<Tensor, kMaxStates> grad_states;
   for (int k = 0; k < neuron.states; ++k) grad_states.push_back(optional(1 + k));
   torch::jit::drop(stack, count);
 
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = workable(call.x);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(
+      c10::autocast_dispatch_keyset);  // products are of the state dtype
+  const Tensor x = workable(call);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
     check_tensor(call, neuron.grad_output, grad_spikes);
@@ -1024,6 +1358,10 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
     check_shape(call, "the gradient of a state", t, call.args.store_seq);
   }
   if (grad_sum.defined()) check_shape(call, "grad_sum_seq", grad_sum, true);
+  if (neuron.is_recurrent) {
+    check_tensor(call, "spike_seq", spikes);
+    check_shape(call, "spike_seq", spikes, true);
+  }
   const CheckpointLayout layout(neuron, x);
   check_tensor(call, "checkpoints", checkpoints);
   check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
@@ -1035,7 +1373,11 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
   for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
-  c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
+  c10::SmallVector<Tensor, kRecurrents> grad_recurrent;
+  for (const Tensor& t : call.recurrent)
+    grad_recurrent.push_back(t.defined() ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
+                                         : at::empty({0}, x.options().dtype(type)));
+  std::vector<Tensor> shares;  // each neuron's share of a parameter's gradient
   for (const Parameter& p : call.parameters)
     shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
@@ -1046,31 +1388,50 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   }
   const Tensor weight = norm.weight, bias = norm.bias, residual = norm.residual;
   if (!x.is_meta()) {
-    prepare(call, x);
+    const bool steps = neuron.is_recurrent && by_steps(x, true);
+    const Tensor own = steps ? x.contiguous() : x;
+    prepare(call, own);
     if (with_norm) prepare(call, norm, x);
-    grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
-    for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
     KernelArgs& args = call.args;
-    if (checkpoint_count(args.T) > 0) {
-      if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
-        checkpoints = layout.empty(x).copy_(checkpoints);
-      args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
+    Recurrence r;
+    Tensor grad_input = grad_x;
+    if (neuron.is_recurrent) {
+      r = recurrence(call, own);
+      if (x.scalar_type() != type) grad_input = empty(x, kSequence, type);
+      spikes = laid_out(spikes, x, kSequence, x.scalar_type());
+      args.spike = const_cast<void*>(spikes.const_data_ptr());
+      r.args.grad_input = grad_input.mutable_data_ptr();
     }
-    args.grad_spike = read_ptr(grad_spikes);
-    args.grad_x = grad_x.mutable_data_ptr();
-    for (int k = 0; k < neuron.states; ++k) {
-      args.grad_state[k] = read_ptr(grad_states[k]);
-      if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
+    if (steps) {
+      Steps(call, r, own).backward(spikes, checkpoints, grad_spikes, grad_states, grad_input, grad_init, shares);
+    } else {
+      grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
+      for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
+      if (checkpoint_count(args.T) > 0) {
+        if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
+          checkpoints = layout.empty(x).copy_(checkpoints);
+        args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
+      }
+      args.grad_spike = read_ptr(grad_spikes);
+      args.grad_x = grad_x.mutable_data_ptr();
+      for (int k = 0; k < neuron.states; ++k) {
+        args.grad_state[k] = read_ptr(grad_states[k]);
+        if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
+      }
+      for (size_t k = 0; k < given.size(); ++k)
+        if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
     }
-    for (size_t k = 0; k < given.size(); ++k)
-      if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
     if (with_norm) {
       grad_sum = laid_out(grad_sum, x, kSequence, x.scalar_type());
       args.norm.grad_y = read_ptr(grad_sum);
       if (x.numel() == 0) sums.zero_();
       launch_normed_backward(call, norm, args, x, residual.defined() ? grad_residual : Tensor(), sums, batch);
-    } else {
-      launch(call, args, true);
+    } else if (!steps) {
+      launch(call, args, true, neuron.is_recurrent ? &r.args : nullptr);
+    }
+    if (neuron.is_recurrent) {
+      recurrent_gradients(call, r, spikes, grad_input, grad_recurrent);
+      if (!grad_input.is_same(grad_x)) grad_x.copy_(grad_input);
     }
   }
   // The order of a sum is fixed by the shapes, so the result is the same on every run.
@@ -1081,10 +1442,14 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
     shares[k] = at::sum_to(shares[k], t.sym_sizes().slice(one_step ? 1 : 0)).to(t.scalar_type());
     if (one_step) shares[k] = shares[k].unsqueeze(0);
   }
-  stack.emplace_back(std::move(grad_x));
-  for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
-  for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
-  for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
+  size_t share = 0, init = 0, fed = 0;
+  for (const Argument& argument : neuron) {
+    if (argument.kind == Kind::kInput) stack.emplace_back(std::move(grad_x));
+    if (argument.kind == Kind::kLearned || argument.kind == Kind::kTensor)
+      stack.emplace_back(std::move(shares[share++]));
+    if (argument.kind == Kind::kState) stack.emplace_back(std::move(grad_init[init++]));
+    if (argument.kind == Kind::kRecurrent) stack.emplace_back(std::move(grad_recurrent[fed++]));
+  }
   if (!with_norm) return;
   const auto of = [&](const Tensor& t, int row) {
     return t.defined() ? sums.select(0, row).to(t.scalar_type(), false, /*copy=*/true) : at::empty({0}, sums.options());
