@@ -229,7 +229,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         for work in WORKS:
             if work in row:
                 cells += [f"{row[work][when]['ms']:.3g} ms" for when in ("before", "after")]
-                cells += [f"{row[work]['ratio']:.2g}"]
+                cells += [f"{row[work]['ratio']:.1f}"]
         lines.append("| " + " | ".join([*cells, *([row["unavailable"]] if "unavailable" in row else [])]) + " |")
     return "\n".join(lines)
 

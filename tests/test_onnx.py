@@ -174,6 +174,31 @@ def test_fused_network(tmp_path: Path) -> None:
         assert error(torch.where(same, session(*given)[1], 0.0), torch.where(same, y, 0.0).detach()) <= 1e-4
 
 
+def test_recurrent_layers(tmp_path: Path) -> None:
+    """Weights between all neurons, and of each to itself; a bias, spikes from before, states of every step; in halves as well."""
+    H = 6
+    weight, own, bias = (eighths(noise(shape, torch.float32, 10 + i)) for i, shape in enumerate([(H, H), (H,), (H,)]))
+
+    def call(x: Tensor, v: Tensor, spike: Tensor) -> tuple[Tensor, ...]:
+        return (
+            *functional.recurrent_lif(x, weight, v_reset=None),
+            *functional.recurrent_cuba(x, own, bias, v, spike_init=spike, alpha=0.5, beta=0.75, store_v_seq=True),
+            *functional.recurrent_if(x.half(), weight, bias, strict=True),
+        )
+
+    def tensors(steps: int, samples: int, seed: int) -> list[Tensor]:
+        x, v, spike = (
+            eighths(noise((n, H), torch.float32, seed + i)) for i, n in enumerate([steps * samples, samples, samples])
+        )
+        return [x.view(steps, samples, H), v, (spike > 0).float()]
+
+    net = Calls([call])
+    session = Session(export(net, tensors(*SHAPES[0], 0), [{0: T, 1: N}, {0: N}, {0: N}]), tmp_path)
+    for seed, shape in enumerate(SHAPES):
+        given = tensors(*shape, seed)
+        check(session(*given), net(*given), exact=True)
+
+
 def test_sequence_in_parts(tmp_path: Path) -> None:
     """The state that a part ends with starts the next."""
 

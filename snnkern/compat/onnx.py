@@ -30,6 +30,7 @@ __all__ = ["translation_table"]
 # What torch.onnx.export imports before it looks for translations, and not before it is called.
 _EXPORTER = "torch.onnx._internal.exporter._torchlib.ops"
 _INFINITY = var("R(INFINITY)")  # as the generator names it
+_FED_BACK = var("spike of the step before")
 
 # What each operation of a graph is called in ONNX; _Writer has those that are more than one operator.
 _OPERATORS = {
@@ -76,12 +77,17 @@ class _Writer:
             self.constants[key] = self.op("Constant", value=_ir().tensor(number, dtype=self.dtype))
         return self.constants[key]
 
-    def cast(self, value: Any) -> Any:
-        if value.dtype == self.dtype:
+    def cast(self, value: Any, to: Any = None) -> Any:
+        dtype = self.dtype if to is None else to
+        if value.dtype == dtype:
             return value
-        out = self.op("Cast", value, to=self.dtype)
-        out.dtype, out.shape = self.dtype, value.shape
+        out = self.op("Cast", value, to=dtype)
+        out.dtype, out.shape = dtype, value.shape
         return out
+
+    def rounded(self, value: Any, dtype: Any) -> Any:
+        """The nearest values that a dtype has."""
+        return self.cast(self.cast(value, dtype))
 
     def write(
         self, outputs: Sequence[Expr], known: Mapping[Expr, Any], primitive: Callable[[Any], Any] | None = None
@@ -167,8 +173,14 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
         for state, start in ((state, given[f"{state.name}_init"]) for state in neuron.states)
     ]
     inputs = {e: body.input(repr(e), dtype, x_seq) for e in traced.old}
+    if "weight_hh" in given:
+        inputs[_FED_BACK] = body.input("spike", dtype, x_seq)
+        before = given["spike_init"]
+        starts.append(outside.op("Expand", 0.0, step_shape) if before is None else outside.rounded(before, spike_dtype))
     inputs.update({e: body.input(repr(e), sequence.dtype, sequence) for e, sequence in sequences.items()})
     known.update({e: body.cast(value) for e, value in inputs.items()})
+    if _FED_BACK in known:
+        known[traced.x] = body.op("Add", known[traced.x], _fed_back(outside, body, known[_FED_BACK], given))
     written = body.write([traced.spike, *traced.new], known, lambda u: _primitive(body, given, u))
     # A neuron that never spikes gives the number 0.
     spike, *states = (
@@ -176,7 +188,7 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
         for result in written
     )
     # An output of its own for each result: what a step returns twice, ONNX takes once.
-    last = [body.op("Identity", state) for state in states]
+    last = [body.op("Identity", state) for state in (*states, *([spike] if _FED_BACK in known else []))]
     each = [body.op("Cast", spike, to=spike_dtype)]
     if given["store_v_seq"]:
         each += [body.op("Identity", state) for state in states]
@@ -190,7 +202,20 @@ def _scan(operator: Operator, given: Mapping[str, Any]) -> list[Any]:
     )
     recorder.nodes.extend(outside.tape.nodes)
     final, (spike_seq, *state_seqs) = results[: len(last)], results[len(last) :]
-    return [spike_seq, *(state_seqs or final), *normed]
+    return [spike_seq, *(state_seqs or final[: len(states)]), *normed]
+
+
+def _fed_back(outside: _Writer, body: _Writer, spike: Any, given: Mapping[str, Any]) -> Any:
+    """What the neurons get of the spikes of the step before, in a recurrent layer."""
+    weight, bias = (
+        None if given[name] is None else outside.rounded(given[name], given["x_seq"].dtype)
+        for name in ("weight_hh", "bias_hh")
+    )
+    if len(given["weight_hh"].shape) == 1:
+        z = body.op("Mul", spike, weight)
+    else:
+        z = body.op("MatMul", spike, outside.op("Transpose", weight, perm=[1, 0]))
+    return z if bias is None else body.op("Add", z, bias)
 
 
 def _parameters(
@@ -281,11 +306,12 @@ def translation_table() -> dict[Any, Callable[..., list[Any]]]:
         >>> torch.ops.snnkern.lif_forward.default in snnkern.compat.onnx.translation_table()
         True
     """
-    names = ("{}_forward", "{}_norm_forward")
+    roles = ("{}_forward", "{}_norm_forward", "{}_recurrent_forward")
     operators = [
-        Operator(neuron, getattr(torch.ops.snnkern, name.format(key)).default)
+        Operator(neuron, getattr(torch.ops.snnkern, name).default)
         for key, neuron in NEURONS.items()
-        for name in names
+        for name in (role.format(key) for role in roles)
+        if hasattr(torch.ops.snnkern, name)
     ]
     return {operator.overload: _translation(operator) for operator in operators}
 
