@@ -287,6 +287,17 @@ namespace snnkern::cpu {{
 """
 
 
+# What the stage on the CPU does, and with what; in the order of NormLoops.
+NORM_LOOPS = {
+    "enter": (),
+    "input": ("int64_t t",),
+    "output": ("int64_t t", "const void* spike"),
+    "grad_output": ("int64_t t",),
+    "grad_input": ("int64_t t", "const void* gradient"),
+    "leave": (),
+}
+
+
 def cpu_norm() -> str:
     """The BatchNorm on the CPU, for each dtype."""
     definitions = ""
@@ -294,16 +305,23 @@ def cpu_norm() -> str:
     for dtype, real in DTYPES.items():
         names = [f"norm_{function}_{dtype}" for function in ("stage", "moments", "gradient")]
         rows.append("{" + ", ".join(f"&{name}" for name in names) + "}")
+        loops = f"norm_loops_{dtype}"
+        for loop, arguments in NORM_LOOPS.items():
+            given = "".join(f", {argument}" for argument in arguments)
+            passed = ", ".join(argument.split()[-1] for argument in arguments)
+            definitions += f"""
+SNNKERN_CPU_KERNEL void norm_{loop}_{dtype}(NormStage<{real}>& stage{given}) {{ stage.do_{loop}({passed}); }}"""
         definitions += f"""
+const NormLoops<{real}> {loops} = {{{", ".join(f"&norm_{loop}_{dtype}" for loop in NORM_LOOPS)}}};
 Stage* {names[0]}(const KernelArgs& a, double* sums) {{
-  return new NormStage<{real}>(a, sums);
+  return new NormStage<{real}>(a, sums, {loops});
 }}
 SNNKERN_CPU_KERNEL void {names[1]}(const KernelArgs& a, const double* near, double* sums, int64_t begin, int64_t end) {{
-  const auto stage = std::make_unique<NormStage<{real}>>(a, sums);
+  const auto stage = std::make_unique<NormStage<{real}>>(a, sums, {loops});
   for (int64_t first = begin; first < end; first += kCpuBlock) stage->add_moments(Block(a, first, end), near);
 }}
 SNNKERN_CPU_KERNEL void {names[2]}(const KernelArgs& a, int64_t begin, int64_t end) {{
-  const auto stage = std::make_unique<NormStage<{real}>>(a, nullptr);
+  const auto stage = std::make_unique<NormStage<{real}>>(a, nullptr, {loops});
   for (int64_t first = begin; first < end; first += kCpuBlock) stage->gradient(Block(a, first, end));
 }}
 """
