@@ -1,4 +1,4 @@
-"""ONNX: torch.onnx.export of a network of snnkern's neurons, any T and N, runs in onnxruntime with the same spikes."""
+"""ONNX: a network of neurons, exported with any T and N, gives the same spikes in onnxruntime."""
 
 from __future__ import annotations
 
