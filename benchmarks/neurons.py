@@ -25,6 +25,8 @@ from . import peers, process
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 STEPS = (4, 8, 16, 32, 128, 1000)
 COUNTS = (2**10, 2**14, 2**18, 2**20, 2**22, 2**24)
+LAYOUTS = ("time first", "batch first")
+SAMPLES = 32  # of a batch that lies outside time: [SAMPLES, T, N / SAMPLES], transposed
 WORKS = ("inference", "forward", "backward", "forward+backward")
 Work = Callable[[], object]
 DIFFERENT_AT_MOST = 1e-4  # share of spikes that rounding in another order may turn
@@ -121,7 +123,7 @@ def different(built: peers.Built, neuron: str, x: Tensor) -> float:
     """The share of spikes that are not those of the reference."""
     with torch.no_grad():
         # It wants a gradient as x does, or a compiled peer would compile once more.
-        part = x[:, : max(1, min(x.shape[1], 2**22 // x.shape[0]))].contiguous().requires_grad_()
+        part = x[:, : max(1, min(x.shape[1], 2**22 // x[:, :1].numel()))].contiguous().requires_grad_()
         expected = peers.build("reference", neuron, x.device, x.dtype).run(part)
         return (built.run(part) != expected).double().mean().item()
 
@@ -132,8 +134,16 @@ def measure(cell: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     if cell["T"] > peers.PEERS[name].longest:
         raise peers.Unavailable(f"T > {peers.PEERS[name].longest}")
     generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(shape, device=device, dtype=dtype, generator=generator).requires_grad_()
-    incoming = torch.randn(shape, device=device, dtype=dtype, generator=generator)
+
+    def sequence() -> Tensor:
+        numbers = torch.randn(shape, device=device, dtype=dtype, generator=generator)
+        if cell["layout"] == "time first":
+            return numbers
+        return numbers.view(SAMPLES, cell["T"], -1).transpose(0, 1)
+
+    if cell["layout"] == "batch first" and (cell["N"] % SAMPLES or neuron in peers.FORMS):
+        raise peers.Unavailable(f"batch first: N in {SAMPLES} samples alone, and a neuron of one value")
+    x, incoming = sequence().requires_grad_(), sequence()
     built = peers.build(name, neuron, device, dtype)
     differ = different(built, neuron, x)
     if differ > DIFFERENT_AT_MOST:
@@ -162,7 +172,8 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for steps in options.steps:
                 for count in options.counts:
                     if 10 * steps * count * DTYPES[dtype].itemsize < room and steps * count <= options.most:
-                        yield {"neuron": neuron, "dtype": dtype, "T": steps, "N": count}
+                        for layout in options.layouts:
+                            yield {"neuron": neuron, "dtype": dtype, "T": steps, "N": count, "layout": layout}
 
 
 def task(name: str, grid: list[dict[str, Any]]) -> process.Task:
@@ -179,9 +190,9 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     seen: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if "works" in row:
-            seen.setdefault((row["neuron"], row["dtype"], row["T"], row["N"]), []).append(row)
-    for (neuron, dtype, steps, count), group in seen.items():
-        yield f"\n{neuron} {dtype} T={steps} N={count}   (a pass: {group[0]['pass_ms'] * 1e3:.1f} us)"
+            seen.setdefault((row["neuron"], row["dtype"], row["T"], row["N"], row["layout"]), []).append(row)
+    for (neuron, dtype, steps, count, layout), group in seen.items():
+        yield f"\n{neuron} {dtype} T={steps} N={count} {layout}   (a pass: {group[0]['pass_ms'] * 1e3:.1f} us)"
         yield f"  {'passes':20} {'inference':>10} {'forward':>10} {'backward':>10} {'both':>10} {'both, us':>10} {'host, us':>10}"
         for row in group:
             passes = " ".join(f"{row['works'][work]['passes']:10.2f}" for work in WORKS)
@@ -197,6 +208,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="T, one or more")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="N, one or more")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["time first"])
     parser.add_argument("--most", type=int, default=2**28, help="the largest T * N")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=25)

@@ -21,7 +21,8 @@ CELLS = (("f32", 4, 2**24), ("f32", 16, 2**22), ("bf16", 16, 2**22), ("f32", 100
 
 
 def draw(measured: dict[str, Any], path: Path) -> None:
-    rows = {(r["dtype"], r["T"], r["N"], r["peer"]): r for r in measured["rows"] if "works" in r}
+    measurements = [r for r in measured["rows"] if "works" in r and r.get("layout", "time first") == "time first"]
+    rows = {(r["dtype"], r["T"], r["N"], r["peer"]): r for r in measurements}
     cells = [cell for cell in CELLS if (*cell, "snnkern") in rows]
     if not cells:
         raise SystemExit(f"nothing to draw: snnkern was measured in none of the picture's cells (dtype, T, N): {CELLS}")

@@ -5,6 +5,7 @@ nn           the neurons as modules, with state
 surrogate    what stands for the derivative of a spike
 reference    the same functions in plain PyTorch
 convert      networks of SpikingJelly, snnTorch, Norse and Sinabs
+fuse         BatchNorm and neuron as one operator
 compat       SpikingJelly's names, old and new
 define_*     neurons and surrogates of your own, from their equations
 auto_cuda    kernels of your own, as text; jit compiles and runs them
@@ -23,6 +24,7 @@ from ._memory import keep_memory
 from . import functional, nn, reference, surrogate  # isort: skip  # the library first
 from . import _dtensor, _runtime, _vmap  # isort: skip  # noqa: F401  rules of the operators, and their compiler
 from . import compat  # isort: skip
+from ._fuse import fuse  # isort: skip
 from .compat.convert import convert
 
 if _TYPE_CHECKING:
@@ -41,6 +43,7 @@ __all__ = [
     "define_neuron",
     "define_surrogate",
     "functional",
+    "fuse",
     "jit",
     "keep_memory",
     "kernels",

@@ -6,15 +6,11 @@ The rules are registered when torch.distributed.tensor is imported, since import
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 from ._operators import OPERATORS, Operator
+from ._when_imported import when_imported
 
 _MODULE = "torch.distributed.tensor"
 
@@ -43,6 +39,8 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
             if shard is None or name in empty or name in operator.shared:
                 return Replicate()
             parameter = name.removeprefix("grad_")
+            if parameter in operator.weights:  # each device has a part of its gradient
+                return Partial() if name in operator.results else Replicate()
             if parameter in operator.parameters:
                 # It lies as x_seq[0] does, where it varies along that dimension; else each device has a part of its gradient.
                 value = values[parameter]
@@ -56,7 +54,10 @@ def _sharding(operator: Operator, *args: Any) -> list[tuple[list[Any], list[Any]
             place(name) if name in tensors else None for name in operator.arguments[: len(args)]
         ]
 
-    return [way(shard) for shard in (None, *range(values["x_seq"].ndim - 1))]
+    whole = (
+        2 if operator.weights else 1
+    )  # dimensions that are not sharded: time, and a row of neurons that feed each other
+    return [way(shard) for shard in (None, *range(values["x_seq"].ndim - whole))]
 
 
 _registered: set[Operator] = set()
@@ -74,32 +75,4 @@ def register() -> None:
             _registered.add(operator)
 
 
-class _WhenImported(importlib.abc.MetaPathFinder):
-    """Calls back once, when a module has been imported."""
-
-    def __init__(self, module: str, callback: Callable[[], None]) -> None:
-        self.module, self.callback = module, callback
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self.module:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            loader, callback = spec.loader, self.callback
-            execute = loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                callback()
-
-            loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-if _MODULE in sys.modules:
-    register()
-else:
-    sys.meta_path.insert(0, _WhenImported(_MODULE, register))
+when_imported(_MODULE, register)

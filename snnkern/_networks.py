@@ -20,11 +20,26 @@ class Foreign:
     def _detach_states(self) -> None:
         raise NotImplementedError
 
+    @property
+    def _places(self) -> dict[str, dict[str, Any]]:
+        """Where the states are, beside other things that a call leaves as they are."""
+        return {name: vars(self)[name] for name in ("_buffers", "_memories") if name in vars(self)}
+
+    @property
+    def _kept(self) -> dict[tuple[str, str], Any]:
+        return {(place, name): value for place, values in self._places.items() for name, value in values.items()}
+
+    @_kept.setter
+    def _kept(self, states: Mapping[tuple[str, str], Any]) -> None:
+        for (place, name), value in states.items():
+            vars(self)[place][name] = value
+
+    def _kept_names(self) -> list[tuple[str, str]]:
+        return list(self._kept)
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy or a pickle has the values of the states, not the graph that made them.
-        own = without_graph(vars(self))
-        places = [name for name in ("_buffers", "_memories") if name in own]
-        return own | {name: without_graph(own[name]) for name in places}
+        return without_graph(vars(self)) | {name: without_graph(values) for name, values in self._places.items()}
 
 
 def without_graph(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,17 @@ _CHECK_OF_TRACE = inspect.unwrap(torch.jit._trace._check_trace).__code__
 _traced: set[bool] = set()  # not empty from a torch.jit.trace to the first call after it
 
 
+def call_in(module: torch.nn.Module, is_own: bool, x_seq: Any, *inputs: Any) -> Any:
+    """What torch.fx records: a call of the module, which so keeps its state. Of a class of a user's own it would look inside."""
+    tracer = x_seq.tracer
+    if module is getattr(tracer, "root", None) or is_own:
+        raise RuntimeError(
+            f"torch.fx cannot look into {type(module).__name__}: trace a network that contains it, as in "
+            "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
+        )
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (x_seq, *inputs), {})
+
+
 class MultiStep(torch.nn.Module):
     """Base of the neurons: input [T, N, ...], a state that lives between calls and outside the state_dict.
 
@@ -59,6 +70,7 @@ class MultiStep(torch.nn.Module):
     """
 
     _state_names: tuple[str, ...] = ()
+    _fed_back: ClassVar[tuple[str, ...]] = ()  # what is kept beside the states of the neuron
     _shown: tuple[str, ...] = ()
     _usual: ClassVar[dict[str, Any]] = {}  # values that are not worth showing
     _numbers: ClassVar[dict[str, Number]] = {}
@@ -81,7 +93,7 @@ class MultiStep(torch.nn.Module):
     @classmethod
     def _bind(cls, neuron: type[Neuron]) -> None:
         """Gives the attributes what the specification says of them."""
-        cls._state_names = tuple(s.name for s in neuron.states)
+        cls._state_names = (*(s.name for s in neuron.states), *cls._fed_back)
         for key in cls._kept_names():
             setattr(cls, key, State(key))
         cls._usual = {p.name: p.default for p in (*neuron.conventions, *(s.init for s in neuron.states))}
@@ -252,15 +264,18 @@ class MultiStep(torch.nn.Module):
             return not by
 
     def _call_in(self, x_seq: Any, *inputs: Any) -> Any:
-        """What torch.fx records: a call of this module, which so keeps its state."""
-        owner = next(c for c in type(self).__mro__ if "forward" in c.__dict__)
-        tracer = x_seq.tracer
-        if self is getattr(tracer, "root", None) or "_state_names" not in owner.__dict__:
-            raise RuntimeError(
-                f"torch.fx cannot look into {type(self).__name__}: trace a network that contains it, as in "
-                "torch.nn.Sequential, and a class with a forward of its own with a torch.fx.Tracer whose is_leaf_module takes it"
-            )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x_seq, *inputs), {})
+        """What torch.fx records."""
+        return call_in(self, self._has_forward_of_its_own(), x_seq, *inputs)
+
+    def _has_forward_of_its_own(self) -> bool:
+        """Whether it is of a user's class that does something else than the neuron."""
+        return "_state_names" not in next(c for c in type(self).__mro__ if "forward" in c.__dict__).__dict__
+
+    def _refuses_norm(self) -> str:
+        """Why it cannot run behind a BatchNorm as one operator, or nothing."""
+        if self._has_forward_of_its_own():
+            return f"{type(self).__name__} has a forward of its own"
+        return "" if hasattr(self, "_normed") else f"{type(self).__name__} takes more inputs than x_seq"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiStep:
         # .to(device) takes the state along; .half() and the like leave its dtype: states are float32 or float64.

@@ -1,7 +1,8 @@
 """What PyTorch cannot know of the operators by their schemas: which dimensions of their tensors are those of the neurons.
 
 A neuron's results depend on no other neuron, so a dimension of neurons may be batched (vmap) or spread over devices
-(DTensor). Time, the first dimension of a sequence, may not.
+(DTensor). Time, the first dimension of a sequence, may not; nor may the last of a recurrent layer, whose neurons feed each
+other.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class Operator:
         """Parameters that may be tensors: they broadcast against x_seq[0], or with time against x_seq."""
         return [t.name for t in self.neuron.required()] + [f"{p.symbol}_tensor" for p in self.neuron.numbers()]
 
+    @functools.cached_property
+    def weights(self) -> list[str]:
+        """Tensors of a recurrent layer that all of the batch shares."""
+        return [name for name in ("weight_hh", "bias_hh") if name in self.arguments]
+
+    @property
+    def least_rank(self) -> int:
+        """The dimensions that x_seq must have."""
+        return 3 if self.weights else 2
+
     @property
     def shared(self) -> list[str]:
         """Tensors that have no dimension of neurons."""
@@ -50,7 +61,8 @@ class Operator:
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
         """The gradients of what was not given: they have no element."""
-        optional = [*(f"{s.name}_init" for s in self.neuron.states), *self.parameters]
+        inits = [*(f"{s.name}_init" for s in self.neuron.states), *(["spike_init"] if self.weights else [])]
+        optional = [*inits, *self.parameters, *self.weights]
         return {f"grad_{name}" for name in optional if values[name] is None}.intersection(self.results)
 
     def complete(self, args: Sequence[Any]) -> list[Any]:
@@ -65,11 +77,18 @@ class Operator:
         return 1 if name.endswith("_seq") or name == "checkpoints" else 0
 
 
-ROLES = ("{}_forward", "_{}_train", "{}_backward")
+_ROLES = ("{}_forward", "_{}_train", "{}_backward")
+_RECURRENT_ROLES = ("{}_recurrent_forward", "_{}_recurrent_train", "{}_recurrent_backward")
+
+
+def roles_of(neuron: type[Neuron]) -> tuple[str, ...]:
+    """The names of a neuron's operators, with {} for its key."""
+    return (*_ROLES, *(_RECURRENT_ROLES if neuron.spikes() else ()))
 
 
 def operators_of(neuron: type[Neuron]) -> list[Operator]:
-    return [Operator(neuron, getattr(torch.ops.snnkern, role.format(neuron.key())).default) for role in ROLES]
+    names = [role.format(neuron.key()) for role in roles_of(neuron)]
+    return [Operator(neuron, getattr(torch.ops.snnkern, name).default) for name in names]
 
 
 OPERATORS = [operator for neuron in NEURONS.values() for operator in operators_of(neuron)]

@@ -5,7 +5,9 @@ Every operation is PyTorch's own, so that autograd gives the gradients, of any o
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,6 +153,73 @@ def _check_conventions(where: str, neuron: type[Neuron], parameters: dict[str, A
         raise ValueError(f"{where}: max_spikes > 1 needs v_threshold > 0, got {threshold:g}")
 
 
+GROUP = 32
+"""Spikes that are fed back are added up in groups of so many neighbours: RecurrentArgs of csrc/kernels/multistep.h."""
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What feeds the spikes of a step back to the neurons of the next: the arguments of the functions, as users give them."""
+
+    weight_hh: Tensor
+    bias_hh: Tensor | None
+    spike_init: Tensor | None
+    detach_recurrent: bool
+
+    def check(self, where: str, x_seq: Tensor) -> None:
+        if x_seq.dim() < 3:
+            raise RuntimeError(
+                f"{where}: x_seq must be [T, N, ..., H] with at least 3 dimensions, got {x_seq.dim()} dimensions"
+            )
+        H = x_seq.shape[-1]
+        check_is_tensor(where, "weight_hh", self.weight_hh)
+        each, pair = "a value for each neuron, ", "a weight for each pair of neurons, or a value for each neuron, "
+        weights = ([H], each) if self.weight_hh.dim() == 1 else ([H, H], pair)
+        wanted = {"weight_hh": weights, "bias_hh": ([H], each)}
+        wanted["spike_init"] = (list(x_seq.shape[1:]), "the shape of x_seq[0], ")
+        for name, (shape, what) in wanted.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            check_is_tensor(where, name, value)
+            check_tensor(where, name, value, x_seq)
+            if list(value.shape) != shape:
+                raise RuntimeError(f"{where}: {name} must have {what}{shape}, got {list(value.shape)}")
+        switch(where, "detach_recurrent", self.detach_recurrent)
+
+    def prepared(self, x_seq: Tensor, dtype: torch.dtype) -> Recurrence:
+        """Its tensors in the precision of x_seq, and in the state dtype."""
+
+        def taken(t: Tensor | None) -> Tensor | None:
+            return None if t is None else _rounded(t.to(dtype), x_seq.dtype)
+
+        spike_init = torch.zeros_like(x_seq[0], dtype=dtype) if self.spike_init is None else taken(self.spike_init)
+        weight = taken(self.weight_hh)
+        assert weight is not None
+        return Recurrence(weight, taken(self.bias_hh), spike_init, self.detach_recurrent)
+
+    def input(self, spike: Tensor) -> Tensor:
+        """What the neurons get of the spikes of the step before, added up in the order that is defined."""
+        spike = spike.detach() if self.detach_recurrent else spike
+        if self.weight_hh.dim() == 1:
+            z = spike * self.weight_hh
+        else:
+            fill = -spike.shape[-1] % GROUP  # zeros add nothing
+            # Of the spikes [..., H] and the weights [H, H], the j-th of each group, for j = 0, 1, ...
+            spikes, weights = (
+                torch.nn.functional.pad(t, (0, fill)).reshape(*t.shape[:-1], -1, GROUP).unbind(-1)
+                for t in (spike, self.weight_hh)
+            )
+            groups = functools.reduce(torch.add, (s.unsqueeze(-2) * w for s, w in zip(spikes, weights, strict=True)))
+            z = functools.reduce(torch.add, groups.unbind(-1))
+        return z if self.bias_hh is None else z + self.bias_hh
+
+
+def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest values that a dtype has, in the dtype of t; the gradient is not rounded."""
+    return t if t.dtype == dtype else t + (t.to(dtype).to(t.dtype) - t).detach()
+
+
 def multistep(
     key: str,
     x_seq: Tensor,
@@ -159,11 +228,15 @@ def multistep(
     parameters: dict[str, Any],
     surrogate: Surrogate | None,
     store_v_seq: bool,
+    recurrence: Recurrence | None = None,
 ) -> tuple[Tensor, ...]:
     """Runs a neuron over time: (spikes, then each state, the last or all)."""
     neuron = NEURONS[key]
-    where = f"snnkern.reference.{'if_' if neuron.name == 'if' else neuron.name}"
+    name = "if_" if neuron.name == "if" else neuron.name
+    where = f"snnkern.reference.{name if recurrence is None else f'recurrent_{neuron.name}'}"
     _check_tensors(where, neuron, x_seq, learned, init)
+    if recurrence is not None:
+        recurrence.check(where, x_seq)
     parameters = _checked(where, neuron, x_seq, parameters)
     store_v_seq = switch(where, "store_v_seq", store_v_seq)
     if neuron.has_surrogate:
@@ -223,9 +296,15 @@ def multistep(
         states.append(start.expand(shape) if given is None else given.to(dtype))
     spikes: list[Tensor] = []
     sequences: list[list[Tensor]] = [[] for _ in states]
+    back = None if recurrence is None else recurrence.prepared(x_seq, dtype)
     for t, x in enumerate(x_seq.to(dtype).unbind(0)):
         enter(t)
-        s, states = neuron.step(x, states, p, step)
+        y = x
+        if back is not None:
+            before = _rounded(spikes[-1], x_seq.dtype) if spikes else back.spike_init
+            assert before is not None
+            y = x + back.input(before)
+        s, states = neuron.step(y, states, p, step)
         spikes.append(s)
         for sequence, value in zip(sequences, states, strict=True):
             sequence.append(value)

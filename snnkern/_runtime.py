@@ -22,7 +22,7 @@ class Wanted(ctypes.Structure):
     """Wanted of csrc/torch/spec.h."""
 
     _fields_ = (
-        ("forward_schema", ctypes.c_char_p),
+        ("neuron", ctypes.c_char_p),
         ("surrogate", ctypes.c_int),
         ("pass_", ctypes.c_int),
         ("reset", ctypes.c_int),
@@ -67,7 +67,7 @@ def _make_kernel(pointer: Any, made: Any) -> None:
     from .codegen.specification.base import RESETS
 
     wanted: Wanted = pointer.contents
-    neuron = _specification.NEURONS[wanted.forward_schema.decode().partition("_forward(")[0]]
+    neuron = _specification.NEURONS[wanted.neuron.decode()]
     kernel = (list(kernels.PASSES)[wanted.pass_], RESETS[wanted.reset], list(DTYPES)[wanted.dtype])
     name, changing = ":".join((neuron.name, *kernel)), (wanted.in_time, wanted.like_x)
     if wanted.architecture == 0:

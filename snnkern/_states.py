@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -87,6 +88,16 @@ def _in_no_region() -> bool:
         return True
     around = _open_regions()
     return not around.first and around.recomputed is None
+
+
+def recomputes() -> bool:
+    """Whether torch.utils.checkpoint computes anew what a forward pass computed."""
+    return not in_no_region() and _recomputes()
+
+
+@_disable_dynamo
+def _recomputes() -> bool:
+    return _open_regions().recomputed is not None
 
 
 def is_start_to_check() -> bool:
@@ -240,3 +251,31 @@ def check_start(module: Any, state: Tensor | float | None) -> None:
             f"{_name(module)}: checkpoint(..., use_reentrant=True) has no gradient through a state that is kept from one "
             "call to the next: pass use_reentrant=False, or call snnkern.nn.detach(net) or reset(net) between the calls"
         )
+
+
+def call_with_states(module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A call of a module that keeps its states where another library wants them: `module._kept` reads and sets all of them."""
+    if in_no_region() and not is_start_to_check():
+        return call(*args, **kwargs)
+    return _call_in_region(module, call, *args, **kwargs)
+
+
+@_disable_dynamo
+def _call_in_region(module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    own: _States = module._kept
+    states, around = in_checkpointed_region(module)
+    for value in states.values():
+        check_start(module, value)
+    if around.recomputed is not None:
+        module._kept = states
+    try:
+        return call(*args, **kwargs)
+    finally:  # torch ends a recomputation by an exception as soon as it has what it needs
+        after: _States = module._kept
+        reentrant = [key for key in around.first if _is_reentrant(key)]
+        for name, value in after.items() if reentrant else ():
+            if isinstance(value, Tensor) and value is not states.get(name):
+                _made_in[value] = weakref.ref(reentrant[0])
+        if around.recomputed is not None:
+            states.update(after)
+            module._kept = own

@@ -20,7 +20,7 @@ def _rule(
     empty = operator.empty_results(values)
     to = tuple(None if name in empty else first(name) for name in operator.results)
 
-    given = {name for name in (*operator.parameters, *operator.shared) if values[name] is not None}
+    given = {name for name in (*operator.parameters, *operator.weights, *operator.shared) if values[name] is not None}
 
     def rank(name: str) -> int:
         return int(values[name].dim()) - (name in batched)
@@ -29,7 +29,7 @@ def _rule(
     # a dimension, which the batch must not make up for.
     if (
         given & {*batched, *(name.removeprefix("grad_") for name in operator.results)}
-        or rank("x_seq") < 2
+        or rank("x_seq") < operator.least_rank
         or any(rank(name) < first(name) for name in batched)
     ):
         samples = [

@@ -37,6 +37,7 @@ from .codegen.specification.base import Neuron, Range, Surrogate
 from .codegen.specification.check import check_surrogate
 from .codegen.specification.neurons import NEURONS
 from .codegen.specification.surrogates import SURROGATES
+from .compat import onnx
 
 N = TypeVar("N", bound=type[Neuron])
 
@@ -93,8 +94,11 @@ def define_neuron(neuron: N) -> N:
         neuron.name = _snake_case(neuron.__name__)
     if "module" not in own:
         neuron.module = neuron.__name__
-    _check_free("neuron", neuron, neuron.name, {n.name: n for n in NEURONS})
-    _check_free("neuron", neuron, neuron.module, {n.module: n for n in NEURONS})
+    forms = python.forms(NEURONS)
+    _check_free(
+        "neuron", neuron, neuron.name, {name for n, r in forms for name in (n.name, python.function_name(n, r))}
+    )
+    _check_free("neuron", neuron, neuron.module, {python.module_name(*form) for form in forms})
     if not (neuron.__doc__ or "").strip() or "__doc__" not in own:
         neuron.__doc__ = f"{neuron.module}."
     with LOCK:
@@ -141,8 +145,8 @@ def define_surrogate(given: type) -> type[surrogate.Surrogate]:
     if "name" not in vars(given):
         equations.name = _snake_case(given.__name__)
     equations.__doc__ = vars(given).get("__doc__") or f"{given.__name__}."
-    _check_free("surrogate", given, equations.name, {s.name: s for s in SURROGATES})
-    _check_free("surrogate", given, equations.__name__, {s.__name__: s for s in SURROGATES})
+    _check_free("surrogate", given, equations.name, {s.name for s in SURROGATES})
+    _check_free("surrogate", given, equations.__name__, {s.__name__ for s in SURROGATES})
     check_surrogate(equations, for_readers=False)
     with LOCK:
         text = step.surrogate_code(equations) + python.surrogate_module([equations])
@@ -164,7 +168,7 @@ def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _check_free(what: str, of: type, name: str, taken: dict[str, Any]) -> None:
+def _check_free(what: str, of: type, name: str, taken: set[str]) -> None:
     if name in taken:
         raise ValueError(f"{of.__name__}: {name!r} is the name of a built-in {what}: choose another")
 
@@ -186,19 +190,20 @@ def _python(text: str, name: str) -> ModuleType:
 def _register_neuron(neuron: type[Neuron], key: str) -> None:
     """The operators, their rules, and the Python around them."""
     neuron.operator_key = key  # type: ignore[attr-defined]
-    spec = _neuron_spec(neuron)
-    if error := LIBRARY.snnkern_define_neuron(ctypes.byref(spec), ctypes.sizeof(spec)):
-        raise RuntimeError(f"snnkern.define_neuron: {error.decode()}")
+    for recurrent in (False, True) if neuron.spikes() else (False,):
+        spec = _neuron_spec(neuron, recurrent)
+        if error := LIBRARY.snnkern_define_neuron(ctypes.byref(spec), ctypes.sizeof(spec)):
+            raise RuntimeError(f"snnkern.define_neuron: {error.decode()}")
     _specification.NEURONS[key] = neuron
     operators = _operators.operators_of(neuron)
     _operators.OPERATORS.extend(operators)
     for operator in operators:
         _vmap.register(operator)
     _dtensor.register()
+    onnx.register()
     for attribute, (_, emit) in _FACES.items():
         module = _python(emit([neuron]), f"{key}_{attribute}")
-        (made,) = (getattr(module, name) for name in module.__all__)
-        setattr(neuron, attribute, staticmethod(made))
+        _made[key, attribute] = [getattr(module, name) for name in module.__all__]
 
 
 # Attribute of the class -> the module of snnkern that shows it, and what makes its text.
@@ -209,16 +214,20 @@ _FACES: dict[str, tuple[ModuleType, Callable[[Sequence[type[Neuron]]], str]]] = 
 }
 
 
+_made: dict[tuple[str, str], list[Any]] = {}
+"""What the definition of a key has made for an attribute: the neuron itself, and where it spikes the recurrent layer."""
+
+
 def _publish_neuron(neuron: type[Neuron], key: str) -> None:
     """Puts what a definition made where users look for it: the newest of a name."""
-    first = _specification.NEURONS[key]  # of this text
     neuron.operator_key = key  # type: ignore[attr-defined]
     for attribute, (module, _) in _FACES.items():
-        made = getattr(first, attribute)
-        setattr(neuron, attribute, staticmethod(made))
-        made.__module__ = module.__name__  # where pickle looks for it
-        setattr(module, made.__name__, made)
-    for role in _operators.ROLES:
+        for made in _made[key, attribute]:
+            made.__module__ = module.__name__  # where pickle looks for it
+            setattr(module, made.__name__, made)
+        name = neuron.module if attribute == "Module" else python.function_name(neuron)
+        setattr(neuron, attribute, staticmethod(getattr(module, name)))
+    for role in _operators.roles_of(neuron):
         setattr(torch.ops.snnkern, role.format(neuron.name), getattr(torch.ops.snnkern, role.format(key)))
 
 
@@ -255,10 +264,12 @@ class _Argument(ctypes.Structure):
 class _NeuronSpec(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
+        ("key", ctypes.c_char_p),
         ("grad_output", ctypes.c_char_p),
         ("states", ctypes.c_int),
         ("learned", ctypes.c_int),
         ("has_surrogate", ctypes.c_bool),
+        ("is_recurrent", ctypes.c_bool),
         ("starts", ctypes.POINTER(ctypes.c_int)),
         ("arguments", ctypes.POINTER(_Argument)),
         ("argument_count", ctypes.c_int),
@@ -290,7 +301,7 @@ def _range(r: Range) -> _Range:
     return _Range(r.low, r.high, r.low_open, r.integer, r.infinite, str(r).encode())
 
 
-def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
+def _neuron_spec(neuron: type[Neuron], recurrent: bool) -> _NeuronSpec:
     starts = [schema.float_index(neuron, s.start) for s in neuron.states]
     arguments = [
         _Argument(
@@ -303,15 +314,17 @@ def _neuron_spec(neuron: type[Neuron]) -> _NeuronSpec:
             a.is_convention,
             a.usual,
         )
-        for a in schema.arguments(neuron)
+        for a in (schema.recurrent_arguments if recurrent else schema.arguments)(neuron)
     ]
-    text = schema.schemas(neuron)
+    text = schema.schemas(neuron, recurrent)
     spec = _NeuronSpec(
-        neuron.name.encode(),
+        schema.operator_prefix(neuron.name, recurrent).encode(),
+        neuron.key().encode(),
         f"grad_{neuron.output}".encode(),
         len(neuron.states),
         len(neuron.required()),
         neuron.has_surrogate,
+        recurrent,
         (ctypes.c_int * len(starts))(*starts),
         (_Argument * len(arguments))(*arguments),
         len(arguments),

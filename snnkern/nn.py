@@ -1,4 +1,4 @@
-"""The neurons as modules, with a state that they keep between calls."""
+"""The neurons as modules, with a state that they keep between calls; and what stands beside them in a network."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from ._batch_norm import BatchNormNeuron
 from ._generated.nn import *
 from ._generated.nn import __all__ as _generated
 from ._networks import for_each_neuron
 from ._nn import MultiStep
 from ._per_step import PerStep
 
-__all__ = [*_generated, "MultiStep", "PerStep", "detach", "reset"]
+__all__ = [*_generated, "BatchNormNeuron", "MultiStep", "PerStep", "detach", "reset"]
 
 Network = torch.nn.Module | Sequence[Any] | Mapping[Any, Any]
 

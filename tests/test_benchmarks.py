@@ -86,3 +86,14 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     status, measured = collect(tmp_path, {"snnkern": ["work"], "other": ["work", "interrupt"], "third": ["work"]})
     assert status != 0
     assert [row["peer"] for row in measured["rows"]] == ["snnkern", "other"]
+
+
+def test_the_table_of_converted_networks_is_that_of_the_measurements() -> None:
+    code = """
+import json, sys
+from pathlib import Path
+from benchmarks import converted
+print(converted.table(json.loads(Path("benchmarks/results/converted.json").read_text(encoding="utf-8"))["rows"]))
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout in (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")

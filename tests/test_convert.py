@@ -6,6 +6,7 @@ What belongs to a library that is not installed is skipped; `pip install .[peers
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import snnkern
 
@@ -41,10 +43,10 @@ def results(net: nn.Module, run: Run, x: Tensor) -> dict[str, Tensor]:
     return found | {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
-def assert_same(net: nn.Module, run: Run, x: Tensor | None = None) -> nn.Module:
+def assert_same(net: nn.Module, run: Run, x: Tensor | None = None, **options: Any) -> nn.Module:
     """Converts, and compares two passes, the second from the state that the first has left."""
     x = 2 * noise((T, N, C), torch.float64, 1) if x is None else x
-    converted = snnkern.convert(net)
+    converted = snnkern.convert(net, **options)
     assert list(converted.state_dict()) == list(net.state_dict())
     assert all(not isinstance(m, snnkern.compat.convert.Converted) for m in net.modules())  # it was a copy
     for _ in range(2):
@@ -309,8 +311,13 @@ def with_state(net: nn.Module, x: Tensor) -> Tensor:
     half = len(x) // 2
     first, state = net(x[:half])
     second, state = net(x[half:], state)
-    leaves = [t for s in state if s is not None for t in s]
-    return torch.cat([t.flatten() for t in (first, second, *leaves)])
+    return torch.cat([t.flatten() for t in (first, second, *tensors_of(state))])
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [t for part in state or () for t in tensors_of(part)]
 
 
 def cell_steps(net: nn.Module, x: Tensor) -> Tensor:
@@ -318,11 +325,13 @@ def cell_steps(net: nn.Module, x: Tensor) -> Tensor:
     for step in x:
         out, state = net(step, state)
         outputs.append(out)
-    leaves = [t for s in state if s is not None for t in s]
-    return torch.cat([t.flatten() for t in (*outputs, *leaves)])
+    return torch.cat([t.flatten() for t in (*outputs, *tensors_of(state))])
 
 
 def norse_parameters(kind: str, **values: Any) -> Any:
+    if kind == "lif_refrac":
+        refractory = library("norse.torch.functional.lif_refrac")
+        return refractory.LIFRefracParameters(norse_parameters("lif", **values), torch.tensor(2.0))
     found = getattr(library(f"norse.torch.functional.{kind}"), {
         "lif": "LIFParameters", "lif_box": "LIFBoxParameters", "iaf": "IAFParameters",
         "leaky_integrator": "LIParameters", "leaky_integrator_box": "LIBoxParameters",
@@ -337,6 +346,8 @@ NORSE = [
     *(("IAFCell", "iaf", {}), ("LI", "leaky_integrator", {}), ("LICell", "leaky_integrator", {})),
     *(("LIBoxCell", "leaky_integrator_box", {}), ("LILinearCell", "leaky_integrator", {"hidden_size": 6})),
     *(("LIFRecurrentCell", "lif", {"hidden_size": 6}), ("LIFRecurrent", "lif", {"hidden_size": 6})),
+    *(("LIFRefracCell", "lif_refrac", {}), ("LIFRefracRecurrentCell", "lif_refrac", {"hidden_size": 6})),
+    ("LIFRefracRecurrent", "lif_refrac", {"hidden_size": 6}),
 ]
 
 
@@ -552,6 +563,45 @@ def test_snnkerns_own_reset_and_detach_work_too() -> None:
     assert not any(state.requires_grad for state in (net.jelly.v, net.leaky.mem, net.sinabs.v_mem))
 
 
+def keeping(name: str) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    """A converted neuron that keeps a state from call to call, and a call."""
+    if name == "spikingjelly":
+        return step_net(lambda: spikingjelly().neuron.LIFNode(v_threshold=0.4))[2:], sequence
+    if name == "snntorch":
+        return nn.Sequential(library("snntorch").RLeaky(0.75, linear_features=10, init_hidden=True)), single_steps
+    return sinabs_net("LIF")[1:2], batch_first
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ["spikingjelly", "snntorch", "sinabs"])
+def test_a_checkpoint_advances_the_state_once(name: str, use_reentrant: bool) -> None:
+    """Two calls: the second starts from the state that the first has left, in its recomputation as well."""
+    net, run = keeping(name)
+    found = []
+    for through in (lambda f, x: f(x), functools.partial(checkpoint, use_reentrant=use_reentrant)):
+        converted = snnkern.convert(net)
+        leaves = [noise((T, N, 10), torch.float64, seed, scale=3.0).requires_grad_() for seed in (1, 2)]
+        outputs = []
+        for x in leaves:
+            outputs.append(through(functools.partial(run, converted), x))
+            if use_reentrant:
+                detach(converted)
+        sum((out * noise(tuple(out.shape), out.dtype, 7)).sum() for out in outputs).backward()
+        grads = [x.grad for x in leaves] + [p.grad for p in converted.parameters() if p.grad is not None]
+        found.append([*outputs, *grads, *(s for s in converted[-1]._kept.values() if isinstance(s, Tensor))])
+    assert any(out.any() for out in found[0])
+    for a, b in zip(*found, strict=True):
+        assert error(b, a) <= EXACT  # gradients are summed in another order
+
+
+def test_a_reentrant_checkpoint_does_not_lose_the_gradient_of_a_state() -> None:
+    net = snnkern.convert(keeping("spikingjelly")[0])
+    x = noise((T, N, 10), torch.float64, 1).requires_grad_()
+    checkpoint(net, x, use_reentrant=True)
+    with pytest.raises(RuntimeError, match="has no gradient through a state that is kept"):
+        checkpoint(net, x, use_reentrant=True)
+
+
 def test_in_single_precision_the_spikes_are_the_same() -> None:
     """On eighths and a decay of a half, where no order of a sum changes it."""
     for kind in (torch.float32, torch.float16, torch.bfloat16):
@@ -619,6 +669,59 @@ class Own:
         return (x >= 0).to(x)
 
 
+class Spike(torch.autograd.Function):
+    """The step, with the gradient 1 / (1 + |u|)^2."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return (u >= 0).to(u)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return grad / (1 + u.abs()) ** 2
+
+
+class OwnSuperSpike:
+    """Of SpikingJelly."""
+
+    spiking = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return Spike.apply(x)
+
+
+class OwnWidth:
+    """Of Sinabs."""
+
+    def __call__(self, v_mem: Tensor, spike_threshold: Tensor) -> Tensor:
+        return 1 / (1 + (v_mem - spike_threshold).abs()) ** 2
+
+
+def test_surrogate_functions_of_a_users_own() -> None:
+    """Given by the class of the function, or by the function itself."""
+    ours = snnkern.surrogate.SuperSpike()
+    neuron = library("spikingjelly.activation_based.neuron")
+    of_spikingjelly = step_net(lambda: neuron.LIFNode(v_threshold=0.4, surrogate_function=OwnSuperSpike()))
+    of_snntorch = Loop(*(library("snntorch").Leaky(0.75, spike_grad=Spike.apply) for _ in range(2)))
+    of_sinabs = sinabs_net("LIF", surrogate_grad_fn=OwnWidth())
+    for net, run, key in (
+        (of_spikingjelly, sequence, OwnSuperSpike),
+        (of_snntorch, sequence, of_snntorch.lif1.spike_grad),
+        (of_sinabs, batch_first, OwnWidth),
+    ):
+        with pytest.raises(
+            ValueError, match=r"nearest: one of snnkern.surrogate, by convert\(net, surrogates=\{...\}\)"
+        ):
+            snnkern.convert(net)
+        converted = assert_same(net, run, surrogates={key: ours})
+        x = noise((T, N, C), torch.float64, 1)
+        assert torch.equal(run(copy.deepcopy(converted), x), run(converted, x))  # a copy knows it, too
+    with pytest.raises(TypeError, match=r"surrogates\[OwnWidth\] must be one of snnkern.surrogate, got 2"):
+        snnkern.convert(of_sinabs, surrogates={OwnWidth: 2})
+
+
 def test_all_that_cannot_be_converted_is_one_error() -> None:
     neuron = library("spikingjelly.activation_based.neuron")
     snntorch, norse, sinabs = library("snntorch"), library("norse.torch"), library("sinabs.layers")
@@ -631,7 +734,7 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
             "surrogate": neuron.IFNode(surrogate_function=Own()),
             "inhibition": snntorch.Leaky(0.5, inhibition=True),
             "custom": snntorch.Leaky(0.5, spike_grad=snntorch.surrogate.heaviside()),
-            "refractory": norse.LIFRefracCell(),
+            "adaptive": norse.LSNNCell(8, 8) if hasattr(norse, "LSNNCell") else norse.LSNN(8, 8),
             "fast": norse.LICell(dt=0.1),
             "adjoint": norse.LIFCell(p=norse_parameters("lif", method="adjoint")),
             "recurrent": sinabs.LIFRecurrent(tau_mem=4.0, rec_connect=nn.Identity()),
@@ -646,8 +749,8 @@ def test_all_that_cannot_be_converted_is_one_error() -> None:
         "own": "MyNode: a class of your own, derived from LIFNode",
         "surrogate": "IFNode: its surrogate function Own is not one of snnkern's; nearest: one of snnkern.surrogate",
         "inhibition": "Leaky: inhibition=True",
-        "custom": "Leaky: its surrogate function heaviside is not one of snnkern's; nearest: snntorch.surrogate.atan",
-        "refractory": "LIFRefracCell: snnkern has no such neuron; nearest: snnkern.nn.RefractoryLIF",
+        "custom": "Leaky: its surrogate function heaviside is not one of snnkern's; nearest: one of snnkern.surrogate",
+        "adaptive": "LSNNCell: snnkern has no such neuron; nearest: snnkern.nn.ALIF",
         "fast": "LICell: dt * tau_mem_inv is not above 0 and at most 1; nearest: a smaller dt",
         "adjoint": "LIFCell: its method 'adjoint'",
         "recurrent": "LIFRecurrent: snnkern has no such neuron; nearest: its connection around sinabs.layers.LIF",

@@ -270,6 +270,8 @@ def test_a_built_in_name_is_taken() -> None:
         snnkern.define_neuron(cubic(name="lif"))
     with pytest.raises(ValueError, match="Cubic: 'LIF' is the name of a built-in neuron: choose another"):
         snnkern.define_neuron(cubic(module="LIF"))
+    with pytest.raises(ValueError, match="Cubic: 'recurrent_lif' is the name of a built-in neuron: choose another"):
+        snnkern.define_neuron(cubic(name="recurrent_lif"))
     with pytest.raises(ValueError, match="'sigmoid' is the name of a built-in surrogate"):
         snnkern.define_surrogate(type("Mine", (), {"name": "sigmoid", "gradient": staticmethod(lambda x, p: x)}))
     with pytest.raises(TypeError, match=r"derived from snnkern\.codegen.specification.neurons.Neuron, got 3"):

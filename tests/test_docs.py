@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snnkern.codegen.emit.docs import pages
-from snnkern.codegen.emit.python import function_name, step_equations
+from snnkern.codegen.emit.python import forms, function_name, module_name, step_equations
 from snnkern.codegen.graph.formula import Equation, Node, latex, latex_step, read, read_equation
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Step, Surrogate
 from snnkern.codegen.specification.neurons import NEURONS
@@ -159,8 +159,11 @@ def test_every_neuron_and_surrogate_has_its_place() -> None:
     made = pages()
     for n in NEURONS:
         page = made[f"neurons/{n.name}.md"]
-        shown = [n.source, f"autoclass:: snnkern.nn.{n.module}\n", f"{n.name}.svg", *(s.doc for s in n.states)]
-        shown += [f"autofunction:: snnkern.{m}.{function_name(n)}\n" for m in ("functional", "reference")]
+        shown = [n.source, f"{n.name}.svg", *(s.doc for s in n.states)]
+        for _, recurrent in forms([n]):
+            functions = [f"{m}.{function_name(n, recurrent)}" for m in ("functional", "reference")]
+            shown += [f"autofunction:: snnkern.{name}\n" for name in functions]
+            shown.append(f"autoclass:: snnkern.nn.{module_name(n, recurrent)}\n")
         assert all(text in page for text in (*shown, f"torch.ops.snnkern.{n.name}_forward(Tensor x_seq"))
         assert n.name in made["neurons/list.md"]
     for s in SURROGATES:

@@ -281,6 +281,13 @@ def test_a_state_needs_a_name_of_its_own(name: str) -> None:
     assert repr(name) in found and ("cannot be a name" in found or "would be the name of two things" in found)
 
 
+@pytest.mark.parametrize("name", ["weight_hh", "bias_hh", "detach_recurrent", "size", "diagonal", "spike"])
+def test_a_recurrent_layer_has_names_of_its_own(name: str) -> None:
+    of_spiking = message(made(Toy, parameters=(*Toy.parameters, Float(name, 0.5, "another"))))
+    assert f"{name!r} would be the name of two things" in of_spiking
+    assert "name of two things" not in message(made(Quiet, parameters=(KEEP, Float(name, 0.5, "another"))))
+
+
 def test_names_of_modules_are_known() -> None:
     """The list stands in the generator, which imports no torch."""
     ours = {name for name in dir(nn.LIF()) if not name.startswith("_")}

@@ -8,7 +8,7 @@ from ..graph.formula import latex, latex_step
 from ..specification.base import Neuron, Surrogate
 from ..specification.neurons import NEURONS
 from ..specification.surrogates import SURROGATES
-from .python import function_name, step_equations
+from .python import batch_norm_name, forms, function_name, module_name, step_equations
 from .schema import schemas
 
 
@@ -30,9 +30,11 @@ def pages() -> dict[str, str]:
         "neurons/list.md": neuron_list(),
         **{f"neurons/{n.name}.md": neuron_page(n) for n in NEURONS},
         "surrogates.md": surrogate_sections(),
-        "api/functional.md": _summary(function_name(n) for n in NEURONS),
-        "api/reference.md": _summary(function_name(n) for n in NEURONS),
-        "api/nn.md": _summary(n.module for n in NEURONS),
+        "api/functional.md": _summary(
+            [*(function_name(*form) for form in forms(NEURONS)), *(batch_norm_name(n) for n in NEURONS)]
+        ),
+        "api/reference.md": _summary(function_name(*form) for form in forms(NEURONS)),
+        "api/nn.md": _summary(module_name(*form) for form in forms(NEURONS)),
         "api/surrogate.md": _summary(s.__name__ for s in SURROGATES),
     }
 
@@ -50,7 +52,6 @@ def neuron_page(neuron: type[Neuron]) -> str:
     names = [name for p in neuron.all_parameters() for name in (p.name, getattr(p, "symbol", p.name))]
     names += [name for t in neuron.learned for name in (t.name, t.weight)]
     states = [s.name for s in neuron.states]
-    function = function_name(neuron)
     starts = {"v_reset": "`v_reset`; 0 with soft reset", "0": "0"}
     return _text(
         f"# {neuron.module}",
@@ -71,14 +72,31 @@ def neuron_page(neuron: type[Neuron]) -> str:
             ((f"`{s.name}`", s.doc, starts.get(s.start, f"`{s.start}`")) for s in neuron.states),
         ),
         f"## Module\n\n{_tensors(neuron)}",
-        _autodoc("class", f"nn.{neuron.module}", ":members:"),
-        "## Function",
-        _autodoc("function", f"functional.{function}"),
-        "## Reference",
-        _autodoc("function", f"reference.{function}"),
-        "## Operator",
-        f"```text\ntorch.ops.snnkern.{schemas(neuron)['forward']}\n```",
+        *_calls(neuron, False, "##"),
+        *(["## Recurrent layer", _RECURRENT, *_calls(neuron, True, "###")] if neuron.spikes() else []),
     )
+
+
+_RECURRENT = "[Its spikes come back to it](/guide/recurrent.md), through weights, in the next step."
+
+
+def _calls(neuron: type[Neuron], recurrent: bool, level: str) -> list[str]:
+    """Module, function, reference and operator, the last three under headings of that level."""
+    function = function_name(neuron, recurrent)
+    behind_a_norm = [
+        f"{level} Function, behind a BatchNorm",
+        _autodoc("function", f"functional.{batch_norm_name(neuron)}"),
+    ] * (not recurrent)
+    return [
+        _autodoc("class", f"nn.{module_name(neuron, recurrent)}", ":members:"),
+        f"{level} {'Recurrent function' if recurrent else 'Function'}",
+        _autodoc("function", f"functional.{function}"),
+        *behind_a_norm,
+        f"{level} {'Recurrent reference' if recurrent else 'Reference'}",
+        _autodoc("function", f"reference.{function}"),
+        f"{level} {'Recurrent operator' if recurrent else 'Operator'}",
+        f"```text\ntorch.ops.snnkern.{schemas(neuron, recurrent)['forward']}\n```",
+    ]
 
 
 def _tensors(neuron: type[Neuron]) -> str:

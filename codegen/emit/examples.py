@@ -12,6 +12,8 @@ from ..specification.base import CONVENTIONS, Flag, Float, Neuron, Step, Surroga
 STEPS = 6
 AMPLITUDES = (1.5, 1.0, 0.75, 0.5, 0.25)
 """A neuron's example takes the first of these constant inputs to which its output is not constant."""
+SELF = -0.5
+"""The weight of each neuron to itself in the example of a recurrent layer."""
 POINTS = (-0.5, 0.0, 0.5)
 """Where the example of a surrogate takes its gradient."""
 
@@ -26,6 +28,46 @@ def function_example(neuron: type[Neuron], function: str) -> list[str]:
         *_listed(f"{neuron.output}[:, 0].tolist()", outputs),
         f">>> {neuron.output}.shape, v.shape",
         f"(torch.Size([{STEPS}, 2]), torch.Size([2]))",
+    ]
+
+
+def recurrent_example(neuron: type[Neuron], function: str) -> list[str]:
+    amplitude, outputs = response(neuron, SELF)
+    learned = "".join(f", torch.tensor({1 / t.argument.number!r})" for t in neuron.learned)
+    states = [s.name for s in neuron.states]
+    return [
+        f">>> x_seq = torch.full(({STEPS}, 2, 3), {amplitude!r})  # {STEPS} steps of 2 samples and 3 neurons",
+        f">>> weight_hh = torch.full((3,), {SELF!r})  # each neuron inhibits itself",
+        f">>> {', '.join([neuron.output, *states])} = snnkern.{function}(x_seq, weight_hh{learned})",
+        *_listed(f"{neuron.output}[:, 0, 0].tolist()", outputs),
+        ">>> weight_hh = torch.randn(3, 3)  # each neuron feeds all",
+        f">>> {neuron.output}, *_ = snnkern.{function}(x_seq, weight_hh{learned})",
+        f">>> {neuron.output}.shape, v.shape",
+        f"(torch.Size([{STEPS}, 2, 3]), torch.Size([2, 3]))",
+    ]
+
+
+def recurrent_module_example(neuron: type[Neuron]) -> list[str]:
+    return [
+        f">>> layer = snnkern.nn.Recurrent{neuron.module}(3)",
+        f">>> spike_seq = layer(torch.rand({STEPS}, 2, 3))  # {STEPS} steps of 2 samples and 3 neurons",
+        ">>> layer.weight_hh.shape, layer.v.shape, layer.spike.shape  # the last two: where the next call goes on",
+        "(torch.Size([3, 3]), torch.Size([2, 3]), torch.Size([2, 3]))",
+        ">>> layer.reset()",
+    ]
+
+
+def batch_norm_example(neuron: type[Neuron], function: str) -> list[str]:
+    learned = "".join(f"torch.tensor({1 / t.argument.number!r}), " for t in neuron.learned)
+    states = [s.name for s in neuron.states]
+    return [
+        f">>> x_seq = torch.randn({STEPS}, 2, 3)  # {STEPS} steps of 2 samples with 3 channels",
+        ">>> running_mean, running_var = torch.zeros(3), torch.ones(3)",
+        f">>> {', '.join([neuron.output, *states])}, _ = snnkern.{function}(x_seq, {learned}running_mean, running_var, training=True)",
+        f">>> {neuron.output}.shape, v.shape",
+        f"(torch.Size([{STEPS}, 2, 3]), torch.Size([2, 3]))",
+        ">>> torch.allclose(running_mean, 0.1 * x_seq.mean((0, 1)))",
+        "True",
     ]
 
 
@@ -64,10 +106,10 @@ def _text(p: Float) -> str:
     return repr(int(p.number)) if p.range.integer else repr(p.number)
 
 
-def response(neuron: type[Neuron]) -> tuple[float, list[float]]:
-    """A constant input, and what a neuron with the default parameters makes of it in each step."""
+def response(neuron: type[Neuron], weight: float = 0.0) -> tuple[float, list[float]]:
+    """A constant input, and what a neuron with the default parameters and a weight to itself makes of it in each step."""
     for amplitude in AMPLITUDES:
-        outputs = _outputs(neuron, amplitude)
+        outputs = _outputs(neuron, amplitude, weight)
         if len(set(outputs)) > 1:
             return amplitude, outputs
     raise ValueError(
@@ -75,7 +117,7 @@ def response(neuron: type[Neuron]) -> tuple[float, list[float]]:
     )
 
 
-def _outputs(neuron: type[Neuron], amplitude: float) -> list[float]:
+def _outputs(neuron: type[Neuron], amplitude: float, weight: float) -> list[float]:
     p = SimpleNamespace(v_reset=lift(0), **{c.name: c.default for c in CONVENTIONS})
     for q in neuron.all_parameters():
         if isinstance(q, Flag):
@@ -86,9 +128,10 @@ def _outputs(neuron: type[Neuron], amplitude: float) -> list[float]:
         setattr(p, t.name, lift(1 / t.argument.number))
     states = [lift(0) if s.start == "0" else getattr(p, s.start) for s in neuron.states]
     step = Step(spike, select, neuron.resets()[0])
-    outputs = []
+    outputs: list[float] = []
     for _ in range(STEPS):
-        output, new = neuron.step(lift(amplitude), states, p, step)
+        back = weight * outputs[-1] if outputs else 0.0
+        output, new = neuron.step(lift(amplitude + back), states, p, step)
         first, *values = evaluate([lift(output), *map(lift, new)])
         outputs.append(float(first))
         states = [lift(v) for v in values]

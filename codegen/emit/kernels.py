@@ -6,6 +6,7 @@ cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a b
 cpu/surrogates/atan.cpp  these surrogates
 cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
 cuda/lif/norm.cu         the kernels of a plain pass with a BatchNorm in front; cuda/norm.cu: the BatchNorm alone
+cpu/recurrent.cpp        what feeds the spikes of any neuron back to it; cpu/norm.cpp: the BatchNorm in front of any
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
@@ -119,6 +120,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
     out["cuda/norm.cu"] = cuda_norm()
     out["cpu/norm.cpp"] = cpu_norm()
+    out["cpu/recurrent.cpp"] = cpu_recurrent()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
     out[NO_CUDA] = no_cuda()
@@ -288,6 +290,17 @@ namespace snnkern::cpu {{
 """
 
 
+# What the stage on the CPU does, and with what; in the order of NormLoops.
+NORM_LOOPS = {
+    "enter": (),
+    "input": ("int64_t t",),
+    "output": ("int64_t t", "const void* spike"),
+    "grad_output": ("int64_t t",),
+    "grad_input": ("int64_t t", "const void* gradient"),
+    "leave": (),
+}
+
+
 def cpu_norm() -> str:
     """The BatchNorm on the CPU, for each dtype."""
     definitions = ""
@@ -295,16 +308,23 @@ def cpu_norm() -> str:
     for dtype, real in DTYPES.items():
         names = [f"norm_{function}_{dtype}" for function in ("stage", "moments", "gradient")]
         rows.append("{" + ", ".join(f"&{name}" for name in names) + "}")
+        loops = f"norm_loops_{dtype}"
+        for loop, arguments in NORM_LOOPS.items():
+            given = "".join(f", {argument}" for argument in arguments)
+            passed = ", ".join(argument.split()[-1] for argument in arguments)
+            definitions += f"""
+SNNKERN_CPU_KERNEL void norm_{loop}_{dtype}(NormStage<{real}>& stage{given}) {{ stage.do_{loop}({passed}); }}"""
         definitions += f"""
+const NormLoops<{real}> {loops} = {{{", ".join(f"&norm_{loop}_{dtype}" for loop in NORM_LOOPS)}}};
 Stage* {names[0]}(const KernelArgs& a, double* sums) {{
-  return new NormStage<{real}>(a, sums);
+  return new NormStage<{real}>(a, sums, {loops});
 }}
 SNNKERN_CPU_KERNEL void {names[1]}(const KernelArgs& a, const double* near, double* sums, int64_t begin, int64_t end) {{
-  const auto stage = std::make_unique<NormStage<{real}>>(a, sums);
+  const auto stage = std::make_unique<NormStage<{real}>>(a, sums, {loops});
   for (int64_t first = begin; first < end; first += kCpuBlock) stage->add_moments(Block(a, first, end), near);
 }}
 SNNKERN_CPU_KERNEL void {names[2]}(const KernelArgs& a, int64_t begin, int64_t end) {{
-  const auto stage = std::make_unique<NormStage<{real}>>(a, nullptr);
+  const auto stage = std::make_unique<NormStage<{real}>>(a, nullptr, {loops});
   for (int64_t first = begin; first < end; first += kCpuBlock) stage->gradient(Block(a, first, end));
 }}
 """
@@ -314,6 +334,39 @@ namespace snnkern::cpu {{
 {definitions}
 extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];
 const CpuNorm kNorm[kDtypes] = {{{", ".join(rows)}}};
+
+}}  // namespace snnkern::cpu
+"""
+
+
+def cpu_recurrent() -> str:
+    """What feeds spikes back on the CPU, for each dtype."""
+    definitions = "".join(
+        f"{macro} void {name}_{dtype}(const RecurrentArgs& r, const void* from, void* to, int64_t rows) {{\n"
+        f"  {name}<{DTYPES[dtype]}>(r, from, to, rows);\n}}\n"
+        for name, macro in (
+            ("recurrent_product", "SNNKERN_CPU_KERNEL"),
+            ("recurrent_product_back", "SNNKERN_CPU_KERNEL SNNKERN_CONTRACT"),
+        )
+        for dtype in SMOOTH_DTYPES
+    )
+    rows = []
+    for dtype, real in DTYPES.items():
+        state = "f64" if dtype == "f64" else "f32"
+        products = f"&recurrent_product_{state}, &recurrent_product_back_{state}"
+        definitions += f"""
+Stage* recurrent_stage_{dtype}(const KernelArgs& a, const RecurrentArgs& r) {{
+  return new RecurrentStage<{real}>(a, r, {products});
+}}
+"""
+        rows.append(f"{{&recurrent_stage_{dtype}, &recurrent_product_{state}}}")
+    return f"""{HEADER}#include "../../kernels/recurrent_cpu.h"
+
+namespace snnkern::cpu {{
+
+{definitions}
+extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];
+const CpuRecurrence kRecurrence[kDtypes] = {{{", ".join(rows)}}};
 
 }}  // namespace snnkern::cpu
 """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..specification.base import (
+    DETACH_RECURRENT,
     FINITE,
     RESETS,
     SURROGATE_TENSORS,
@@ -42,7 +44,10 @@ KINDS = (
     "Spiking",
     "Tensor",
     "SurrogateTensor",
+    "Recurrent",
+    "DetachRecurrent",
 )
+DIFFERENTIABLE = ("Input", "Learned", "State", "Tensor", "Recurrent")
 
 
 @dataclass(frozen=True)
@@ -102,27 +107,41 @@ def arguments(neuron: type[Neuron]) -> list[Argument]:
     return out
 
 
-def differentiable(neuron: type[Neuron]) -> list[str]:
-    """The arguments that get a gradient, in order."""
-    return [a.name for a in arguments(neuron) if a.kind in ("Input", "Learned", "State", "Tensor")]
+def recurrent_arguments(neuron: type[Neuron]) -> list[Argument]:
+    """The arguments of `<neuron>_recurrent_forward`, in order: those of the neuron, and of what feeds its spikes back."""
+    weight = Argument("Recurrent", "weight_hh", "Tensor weight_hh")
+    bias = Argument("Recurrent", "bias_hh", "Tensor? bias_hh=None")
+    spike = Argument("Recurrent", "spike_init", "Tensor? spike_init=None")
+    detach = Argument("DetachRecurrent", DETACH_RECURRENT.name, f"bool {DETACH_RECURRENT.name}=False")
+    own = arguments(neuron)
+    first = 1 + len(neuron.required())  # of the optional ones
+    then = first + len(neuron.states)
+    last = len(own) - len(SURROGATE_TENSORS) * neuron.has_surrogate  # functions have no such arguments
+    return [own[0], weight, *own[1:first], bias, *own[first:then], spike, *own[then:last], detach, *own[last:]]
 
 
-def schemas(neuron: type[Neuron]) -> dict[str, str]:
+def operator_prefix(key: str, recurrent: bool) -> str:
+    """What the names of a neuron's operators start with."""
+    return f"{key}_recurrent" if recurrent else key
+
+
+def schemas(neuron: type[Neuron], recurrent: bool = False) -> dict[str, str]:
     """The schemas of a neuron's operators, by role."""
-    inputs = ", ".join(a.schema for a in arguments(neuron))
+    every = recurrent_arguments(neuron) if recurrent else arguments(neuron)
+    key = operator_prefix(neuron.key(), recurrent)
+    inputs = ", ".join(a.schema for a in every)
     states = ", ".join(f"Tensor {s.name}" for s in neuron.states)
     grads = ", ".join(f"Tensor? grad_{s.name}" for s in neuron.states)
+    kept = f"Tensor {neuron.output}, Tensor checkpoints" if recurrent else "Tensor checkpoints"
     # A schema may not have a default before an argument without one, so the backward op has them for tensor parameters and
     # what follows alone.
-    plain = ", ".join(
-        a.schema if a.kind in ("Tensor", "SurrogateTensor") or a.is_convention else a.schema.split("=")[0]
-        for a in arguments(neuron)
-    )
-    returns = ", ".join(f"Tensor grad_{name}" for name in differentiable(neuron))
+    late = ("Tensor", "SurrogateTensor", "DetachRecurrent")
+    plain = ", ".join(a.schema if a.kind in late or a.is_convention else a.schema.split("=")[0] for a in every)
+    returns = ", ".join(f"Tensor grad_{a.name}" for a in every if a.kind in DIFFERENTIABLE)
     return {
-        "forward": f"{neuron.key()}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
-        "train": f"_{neuron.key()}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
-        "backward": f"{neuron.key()}_backward(Tensor? grad_{neuron.output}, {grads}, Tensor checkpoints, {plain}) -> ({returns})",
+        "forward": f"{key}_forward({inputs}) -> (Tensor {neuron.output}, {states})",
+        "train": f"_{key}_train({inputs}) -> (Tensor {neuron.output}, {states}, Tensor checkpoints)",
+        "backward": f"{key}_backward(Tensor? grad_{neuron.output}, {grads}, {kept}, {plain}) -> ({returns})",
     }
 
 
@@ -164,12 +183,11 @@ def registry() -> str:
     """Names, schemas and parameters of the whole specification: the same in a restricted build."""
     lines = [HEADER + '#pragma once\n#include "../torch/spec.h"\n\nnamespace snnkern {\n']
     lines += [f"static_assert(int(Kind::k{kind}) == {i});" for i, kind in enumerate(KINDS)]
+    recurrent = [n for n in NEURONS if n.spikes()]
     for n in NEURONS:
-        lines.append(f"inline constexpr Argument k{n.module}Arguments[] = {{")
-        for a in arguments(n):
-            rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
-            lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
-        lines.append("};")
+        lines += _argument_table(f"k{n.module}Arguments", arguments(n))
+        if n in recurrent:
+            lines += _argument_table(f"kRecurrent{n.module}Arguments", recurrent_arguments(n))
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
     lines += [
@@ -178,6 +196,7 @@ def registry() -> str:
         f"extern SNNKERN_EXPORT const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
         f"extern SNNKERN_EXPORT const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
         "extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];",
+        "extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];",
         "}  // namespace cpu",
         "namespace cuda {",
         f"extern SNNKERN_EXPORT const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
@@ -185,16 +204,8 @@ def registry() -> str:
         "extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];",
         "}  // namespace cuda\n",
     ]
-    lines.append(f"inline constexpr NeuronSpec kNeurons[{len(NEURONS)}] = {{")
-    for i, n in enumerate(NEURONS):
-        schema = schemas(n)
-        lines.append(
-            f'    {{"{n.name}", "grad_{n.output}", {len(n.states)}, {len(n.required())}, {cpp_bool(n.has_surrogate)}, k{n.module}Starts, k{n.module}Arguments,'
-        )
-        lines.append(f"     {len(arguments(n))},")
-        lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
-        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}]}},")
-    lines.append("};\n")
+    lines += _spec_table("kNeurons", NEURONS, False)
+    lines += _spec_table("kRecurrent", recurrent, True)
     for s in SURROGATES:
         if s.parameters:
             lines.append(f"inline constexpr SurrogateParam k{s.__name__}Params[] = {{")
@@ -217,6 +228,31 @@ def registry() -> str:
         "\n}  // namespace snnkern\n",
     ]
     return "\n".join(lines)
+
+
+def _argument_table(name: str, every: Sequence[Argument]) -> list[str]:
+    lines = [f"inline constexpr Argument {name}[] = {{"]
+    for a in every:
+        rest = ", ".join((cpp_bool(a.inverse), _double(a.none), cpp_bool(a.is_convention), _double(a.usual)))
+        lines.append(f'    {{Kind::k{a.kind}, "{a.name}", "{a.parameter}", {_range_text(a.range)}, {rest}}},')
+    return [*lines, "};"]
+
+
+def _spec_table(name: str, neurons: Sequence[type[Neuron]], recurrent: bool) -> list[str]:
+    lines = [f"inline constexpr NeuronSpec {name}[{len(neurons)}] = {{"]
+    for n in neurons:
+        schema = schemas(n, recurrent)
+        i, every = NEURONS.index(n), recurrent_arguments(n) if recurrent else arguments(n)
+        names = f'"{operator_prefix(n.name, recurrent)}", "{n.key()}", "grad_{n.output}"'
+        table = f"k{'Recurrent' if recurrent else ''}{n.module}Arguments"
+        lines.append(
+            f"    {{{names}, {len(n.states)}, {len(n.required())}, {cpp_bool(n.has_surrogate)}, {cpp_bool(recurrent)}, "
+            f"k{n.module}Starts, {table},"
+        )
+        lines.append(f"     {len(every)},")
+        lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
+        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}]}},")
+    return [*lines, "};\n"]
 
 
 def _strings(names: Any) -> str:

@@ -189,6 +189,11 @@ V_RESET = Float(
     "v_reset", 0.0, "potential after a spike (hard reset); None resets softly: v_threshold is subtracted", none=0.0
 )
 DETACH_RESET = Flag("detach_reset", False, "keep the gradient of the spike out of the reset")
+DETACH_RECURRENT = Flag(
+    "detach_recurrent",
+    False,
+    "keep the gradient out of the spikes that are fed back; weight_hh and bias_hh still learn",
+)
 Parameter = Float | Flag
 
 RESETS = ("hard", "soft")
@@ -273,6 +278,11 @@ class Neuron:
     def flags(cls) -> tuple[Flag, ...]:
         """All parameters that are switches, those of the conventions last."""
         return tuple(p for p in (*cls.all_parameters(), *cls.conventions) if isinstance(p, Flag))
+
+    @classmethod
+    def spikes(cls) -> bool:
+        """Whether it ever does; what never spikes has nothing to feed back."""
+        return bool(cls.firing)
 
     @classmethod
     def resets(cls) -> tuple[str, ...]:

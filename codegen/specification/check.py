@@ -52,11 +52,19 @@ _STEP = frozenset("S Params p x h s g gs gx surrogate question state tape note g
 _TEMPORARY = re.compile(r"[tm]\d+")
 _FIELDS = frozenset(("kCount", "load", "set", "value"))
 _SURROGATE_FIELDS = frozenset(("kByNumber", "P", "parameters", "x", "gradient", "primitive"))
-# Arguments that an operator has beside its neuron's.
+# Arguments that an operator has beside its neuron's, and a function; with a BatchNorm in front, these as well.
 _OPERATOR = ("x_seq", "surrogate", "surrogate_params", *SURROGATE_TENSORS, "store_v_seq", "spiking")
+_NORM = (
+    *("weight", "bias", "mean", "var", "running_mean", "running_var", "momentum", "eps", "residual_seq", "with_sum"),
+    *("process_group", "group", "group_size", "channel_dim"),
+)
+# Arguments that a recurrent layer has besides, and attributes of its module.
+_RECURRENT = ("weight_hh", "bias_hh", "detach_recurrent")
+_RECURRENT_MODULE = ("size", "bias", "diagonal", "spike", "reset_parameters", *_RECURRENT)
 # Names that the Python of a function or a module uses.
 _PYTHON = frozenset(
-    "self torch Tensor List Optional Union Range Surrogate MultiStep inverse multistep isinstance super".split()  # noqa: SIM905
+    """self torch Tensor List Optional Tuple Union Range Surrogate MultiStep Norm norm Recurrent Recurrence inverse multistep
+    isinstance super""".split()  # noqa: SIM905
 )
 _SURROGATE_ATTRIBUTES = frozenset("spiking name params equations gradient primitive cuda_codes".split())  # noqa: SIM905
 MODULE_ATTRIBUTES = frozenset(
@@ -280,16 +288,26 @@ def _check_names(neuron: type[Neuron]) -> None:
     _check_unique(
         neuron, [*symbols, *flags, *learned, *(() if "v_reset" in symbols else ("v_reset",))]
     )  # what the equations get
-    _check_unique(  # the operator's arguments
+    fed_back = neuron.spikes()
+    _check_unique(  # the operators' arguments
         neuron,
-        [*learned, *(f"{s}_init" for s in states), *names, *(f"{s}_tensor" for s in symbols), *flags, *_OPERATOR],
+        [
+            *learned,
+            *(f"{s}_init" for s in states),
+            *names,
+            *(f"{s}_tensor" for s in symbols),
+            *flags,
+            *_OPERATOR,
+            *_NORM,
+        ]
+        + [*_RECURRENT, "spike_init"] * fed_back,
     )
-    _check_unique(neuron, [neuron.output, *states])  # its results
+    _check_unique(neuron, [neuron.output, *states, "sum_seq", "statistics"])  # its results
     _check_unique(  # a module
         neuron,
         [*states, *(f"{s}_seq" for s in states), *names, *flags, *weights, *(t.argument.name for t in neuron.learned)]
         + [f"{prefix}{name}{suffix}" for name in names for prefix, suffix in (("", "_weight"), ("learn_", ""))]
-        + ["channels", "surrogate", "store_v_seq"],
+        + ["channels", "surrogate", "store_v_seq", *_RECURRENT_MODULE * fed_back],
     )
 
 

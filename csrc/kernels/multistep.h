@@ -75,6 +75,20 @@ struct NormArgs {
   void* partial;  // room for what is added up
 };
 
+// Neurons [N / size, size] whose spikes come back, a step later, to the neurons of their row: before the step, x gets
+//   z[k] = sum over j of spike[j] weight[k, j], + bias[k]
+// added up one by one within each group of neighbouring j, and then group by group. All is of the state dtype.
+struct RecurrentArgs {
+  static constexpr int64_t kGroup = 32;  // the order is part of the definition
+  static constexpr int64_t kLanes = 64;  // dense weights have rows of a multiple of it: zeros fill them up
+  int64_t size, stride;                  // stride 0: weight is [size], of each neuron to itself
+  bool finite;                           // no weight is infinite or NaN: what is 0 adds nothing
+  const void* forward;                   // a row for each j: the weights of its spike
+  const void* backward;                  // a row for each k; null: no gradient goes this way
+  const void *bias, *spike_init;         // [size], [N]; null: 0
+  void* grad_input;                      // the gradient in x + z, a sequence
+};
+
 namespace cpu {
 
 struct Block;
@@ -214,6 +228,13 @@ struct CpuNorm {
   void (*moments)(const KernelArgs& args, const double* near, double* sums, int64_t begin, int64_t end);
   // The gradient in x, from that in y in the place of grad_spike, which may be where grad_x is.
   void (*gradient)(const KernelArgs& args, int64_t begin, int64_t end);
+};
+// What feeds spikes back on the CPU, for sequences of one dtype.
+struct CpuRecurrence {
+  // The stage for neurons of whole rows, as many as fit in a block. The caller deletes it.
+  cpu::Stage* (*stage)(const KernelArgs& args, const RecurrentArgs& recurrent);
+  // to = from times the weights, of so many rows of spikes.
+  void (*product)(const RecurrentArgs& recurrent, const void* from, void* to, int64_t rows);
 };
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);

@@ -379,9 +379,9 @@ SNNKERN_FN void backward(const KernelArgs& a, const CpuSurrogate* surrogate, int
           }
         }
         p.template enter<T>(a, block, t);
-        const T* grad_spike = !a.grad_spike ? zeros
-                              : a.stage     ? static_cast<const T*>(a.stage->grad_output(t))
-                                            : block.read(a, a.grad_spike, t, grad_buffer);
+        const T* grad_spike = a.stage        ? static_cast<const T*>(a.stage->grad_output(t))
+                              : a.grad_spike ? block.read(a, a.grad_spike, t, grad_buffer)
+                                             : zeros;
         T* const grad_x = a.stage ? out_buffer : block.write(a, a.grad_x, t, out_buffer);
         step_back(p, tape[j], grad_spike, grad, grad_param, grad_x, answers);
         a.stage ? a.stage->grad_input(t, grad_x) : block.commit(a, a.grad_x, t, out_buffer);

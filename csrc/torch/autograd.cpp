@@ -39,16 +39,18 @@ c10::intrusive_ptr<Node> self(Node& node) { return node.getptr(); }
 #endif
 
 // Of the arguments of a BatchNorm: weight, bias, mean, var and residual_seq are kept, and weight, bias and residual_seq
-// get gradients; then come eps and batch_statistics.
-constexpr int kNormTensors = 5, kNormInputs = 3;
-constexpr bool gets_gradient(int norm_tensor) { return norm_tensor != 2 && norm_tensor != 3; }
+// get gradients; then come eps, batch_statistics, group and channel_dim.
+constexpr int kNormTensors = NormSpec::kEps, kNormInputs = 3, kNormValues = 4;
+constexpr bool gets_gradient(int norm_tensor) {
+  return norm_tensor != NormSpec::kMean && norm_tensor != NormSpec::kVar;
+}
 
 struct Backward : Node {
   explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
 
   const Differentiable& operators;
   const NeuronSpec& neuron;
-  std::vector<SavedVariable> tensors;  // those of the arguments, then the checkpoints
+  std::vector<SavedVariable> tensors;  // those of the arguments, of a recurrent neuron its spikes, the checkpoints
   std::vector<c10::IValue> arguments;  // of the forward; tensors are left out
   bool released = false;
 
@@ -83,18 +85,19 @@ struct Backward : Node {
 
     const auto optional = [](Tensor t) { return t.defined() ? c10::IValue(std::move(t)) : c10::IValue(); };
     Stack stack;
-    size_t checkpoints = neuron.tensors();
+    size_t kept = neuron.tensors();  // beside the arguments
     if (operators.with_norm) {
       stack.push_back(c10::IValue());
       if (grads.size() > size_t(1 + neuron.states)) {  // the sum is a result
         stack.back() = optional(std::move(grads.back()));
         grads.pop_back();
       }
-      for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(checkpoints++)));
-      for (int i = 0; i < 2; ++i) stack.push_back(arguments[neuron.argument_count + i]);
+      for (int i = 0; i < kNormTensors; ++i) stack.push_back(optional(tensor_at(kept++)));
+      for (int i = 0; i < kNormValues; ++i) stack.push_back(arguments[neuron.argument_count + i]);
     }
     for (Tensor& g : grads) stack.push_back(optional(std::move(g)));
-    stack.emplace_back(tensor_at(checkpoints));
+    if (neuron.is_recurrent) stack.emplace_back(tensor_at(kept++));
+    stack.emplace_back(tensor_at(kept));
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
       stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
@@ -107,11 +110,18 @@ struct Backward : Node {
     return out;
   }
 
-  // Compiled autograd: what tells one backward from another. collect() would take a lone float for a graph's input.
+  // Compiled autograd: what tells one backward from another. collect() would take a lone number for a graph's input.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(std::string(neuron.name));
     args.collect(tensors, false);
-    for (const c10::IValue& value : arguments) value.isDouble() ? args.collect(value.toDouble()) : args.collect(value);
+    for (const c10::IValue& value : arguments) {
+      if (value.isDouble())
+        args.collect(value.toDouble());
+      else if (value.isInt())
+        args.collect(value.toInt());
+      else
+        args.collect(value);
+    }
   }
 
   // Puts a call of `run` into its graph; the tensors that are here now stand for those of the graph.
@@ -196,12 +206,15 @@ void autograd(const Differentiable& operators, Stack& stack) {
   for (int i = 0; i < neuron.argument_count; ++i) {
     node->arguments.push_back(is_tensor(neuron.arguments[i].kind) ? c10::IValue() : values[i]);
   }
-  const size_t mean = tensors.size() - kNormTensors + 2;  // of a BatchNorm
+  const c10::IValue* const norm = values + neuron.argument_count;
+  const size_t mean = tensors.size() - kNormTensors + NormSpec::kMean;
   const bool batch = operators.with_norm && !tensors[mean].defined();
-  const bool with_sum = operators.with_norm && values[count - 1].toBool();
+  const bool with_sum = operators.with_norm && norm[NormSpec::kWithSum].toBool();
   if (operators.with_norm) {
-    node->arguments.push_back(values[neuron.argument_count + kNormTensors]);
+    node->arguments.push_back(norm[NormSpec::kEps]);
     node->arguments.emplace_back(batch);
+    node->arguments.push_back(norm[NormSpec::kGroup]);
+    node->arguments.push_back(norm[NormSpec::kChannelDim]);
   }
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -219,6 +232,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
     torch::autograd::set_history(output, node);
   }
   for (const Tensor& t : tensors) node->tensors.emplace_back(t, false);
+  if (neuron.is_recurrent) node->tensors.emplace_back(torch::jit::peek(stack, 0, results).toTensor(), true);
   node->tensors.emplace_back(checkpoints, false);
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
   torch::autograd::fire_node_creation_hooks(node);
@@ -228,7 +242,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
 void autograd_of_backward(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
   const size_t count =
-      neuron.states + 2 + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
+      neuron.incoming() + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;

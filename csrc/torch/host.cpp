@@ -3,9 +3,14 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/headeronly/version.h>
 
@@ -44,6 +49,9 @@ struct Parameter {
   bool like_x;   // it also has one for each neuron, and the type of x
 };
 
+// What feeds the spikes back: the arguments of Kind::kRecurrent.
+enum { kWeight, kBias, kSpikeInit, kRecurrents };
+
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
   const NeuronSpec& neuron;
@@ -51,6 +59,8 @@ struct Call {
   Tensor x;
   c10::SmallVector<Parameter, kMaxParams> parameters;
   c10::SmallVector<Tensor, kMaxStates> init;  // undefined where None was given
+  c10::SmallVector<Tensor, kRecurrents> recurrent;
+  bool detach_recurrent = false;
   Reset reset = kSoft;
   Dtype dtype = kF32;
   const SurrogateSpec* surrogate = nullptr;
@@ -113,6 +123,7 @@ std::optional<Dtype> dtype_of(at::ScalarType type) {
   }
 }
 
+Dtype state_dtype(Dtype dtype) { return dtype == kF64 ? kF64 : kF32; }
 at::ScalarType state_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 std::string join(const std::vector<std::string>& names) {
@@ -207,7 +218,8 @@ void read_parameter(Call& call, const Argument& argument, int index, const c10::
   SNNKERN_CHECK(call, fits, name, " must broadcast against x_seq[0], ", want.slice(1), ", or with time against x_seq, ",
                 want, "; got shape ", got, given);
   const bool in_time = got.size() == want.size() && !TORCH_GUARD_OR_FALSE(got[0].sym_eq(1));
-  bool like_x = in_time && t.scalar_type() == call.x.scalar_type();
+  // What feeds spikes back has rows of the state dtype, so that there nothing is of the type of x.
+  bool like_x = in_time && !call.neuron.is_recurrent && t.scalar_type() == call.x.scalar_type();
   for (size_t d = 0; like_x && d < got.size(); ++d) like_x = TORCH_GUARD_OR_FALSE(got[d].sym_eq(want[d]));
   call.parameters.back().in_time = in_time;
   call.parameters.back().like_x = like_x;
@@ -278,6 +290,22 @@ void check_conventions(const Call& call) {
   SNNKERN_CHECK_VALUE(call, most == 1 || threshold > 0, "max_spikes > 1 needs v_threshold > 0, got ", threshold);
 }
 
+// weight_hh, bias_hh and spike_init, in this order.
+void read_recurrent(Call& call, const Argument& argument, const c10::IValue& value) {
+  const auto neurons = call.x.sym_sizes().slice(call.x.dim() - 1);
+  const size_t which = call.recurrent.size();
+  SNNKERN_CHECK(call, which != kWeight || call.x.dim() >= 3,
+                "x_seq must be [T, N, ..., H] with at least 3 dimensions, got ", call.x.dim());
+  call.recurrent.push_back(value.isNone() ? Tensor() : value.toTensor());
+  const Tensor& t = call.recurrent.back();
+  if (!t.defined()) return;
+  check_tensor(call, argument.name, t);
+  if (which == kSpikeInit) return check_shape(call, argument.name, t, false);
+  if (which == kBias || t.dim() == 1) return check_sizes(call, argument.name, t, neurons, "a value for each neuron, ");
+  const c10::SymInt square[] = {neurons[0], neurons[0]};
+  check_sizes(call, argument.name, t, square, "a weight for each pair of neurons, or a value for each neuron, ");
+}
+
 // Reads the arguments of `<neuron>_forward`, which start at `values`.
 Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values) {
   Call call(neuron, role);
@@ -336,6 +364,12 @@ Call read(const NeuronSpec& neuron, const char* role, const c10::IValue* values)
         if (!value.isNone()) read_surrogate_tensor(call, argument.name, surrogate_param, value.toTensor());
         ++surrogate_param;
         break;
+      case Kind::kRecurrent:
+        read_recurrent(call, argument, value);
+        break;
+      case Kind::kDetachRecurrent:
+        call.detach_recurrent = value.toBool();
+        break;
       case Kind::kStoreSeq:
         call.args.store_seq = value.toBool();
         break;
@@ -389,6 +423,13 @@ Tensor workable(const Tensor& x) {
   return TORCH_GUARD_OR_FALSE(bytes.sym_ge(64)) ? x : x.contiguous();
 }
 
+// The same for neurons that need their row, the last dimension, in one piece and in order.
+Tensor workable_in_rows(const Tensor& x) {
+  return x.is_contiguous() || x.transpose(0, 1).is_contiguous() ? workable(x) : x.contiguous();
+}
+
+Tensor workable(const Call& call) { return call.neuron.is_recurrent ? workable_in_rows(call.x) : workable(call.x); }
+
 // A tensor of the shape and layout of x, or of one step of it.
 enum Extent { kSequence, kStep };
 
@@ -438,7 +479,7 @@ const void* read_ptr(const Tensor& t) { return t.defined() ? t.const_data_ptr() 
 // ---- look up and launch --------------------------------------------------------------------------------------------
 
 void check_built(const Call& call, bool built) {
-  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.name, ":", surrogate_name(call.surrogate),
+  SNNKERN_CHECK(call, built, "this build of snnkern leaves out ", call.neuron.key, ":", surrogate_name(call.surrogate),
                 ":", kResetNames[call.reset], ":", kDtypeNames[call.dtype],
                 " (SNNKERN_ONLY was set at build time; snnkern.kernels() lists what it has)");
 }
@@ -466,8 +507,8 @@ Kernel made(const Call& call, const Wanted& wanted, const Load& load) {
   using Key = std::tuple<const char*, int, int, int, int, uint32_t, uint32_t, int, int, int>;
   static std::mutex mutex;
   static auto* all = new std::map<Key, Kernel>;
-  const Key key(wanted.forward_schema, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time,
-                wanted.like_x, wanted.V, wanted.steps, wanted.architecture);
+  const Key key(wanted.neuron, wanted.surrogate, wanted.pass, wanted.reset, wanted.dtype, wanted.in_time, wanted.like_x,
+                wanted.V, wanted.steps, wanted.architecture);
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = all->find(key);
@@ -541,7 +582,19 @@ void for_shares(const KernelArgs& args, const Run& run) {
   }
 }
 
-void launch(const Call& call, const KernelArgs& args, bool is_backward) {
+// On the CPU with spikes fed back: run(begin, end) for as many rows of neurons as fit in a block, or fewer where
+// threads would have none.
+template <class Run>
+void for_rows(const KernelArgs& args, const RecurrentArgs& recurrent, const Run& run) {
+  if (args.N == 0) return;
+  const int64_t H = recurrent.size, rows = args.N / H, threads = at::get_num_threads();
+  const int64_t together = std::min(kCpuBlock / H, (rows + threads - 1) / threads);
+  at::parallel_for(0, (rows + together - 1) / together, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) run(i * together * H, std::min((i + 1) * together, rows) * H);
+  });
+}
+
+void launch(const Call& call, const KernelArgs& args, bool is_backward, const RecurrentArgs* recurrent = nullptr) {
   uint32_t in_time = 0, like_x = 0;
   for (const Parameter& p : call.parameters) {
     in_time |= uint32_t(p.in_time) << p.index;
@@ -557,19 +610,28 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward) {
   const bool is_made = !call.neuron.is_built_in() || in_time;
   const c10::Device device = call.x.device();
   const auto wanted = [&](Pass pass) {
-    return Wanted{call.neuron.forward_schema, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
+    return Wanted{call.neuron.key, -1, pass, call.reset, call.dtype, in_time, like_x, 0, 0, 0};
   };
   if (device.is_cpu()) {
     const Pass pass = is_lean ? lean : whole;
     const auto load = [](const void* place) { return reinterpret_cast<CpuKernel>(const_cast<void*>(place)); };
     // What stands between the sequences and the steps has rows of the state dtype.
-    const Dtype dtype = !args.norm.size ? call.dtype : call.dtype == kF64 ? kF64 : kF32;
+    const Dtype dtype = args.norm.size || recurrent ? state_dtype(call.dtype) : call.dtype;
     Wanted made_here = wanted(pass);
     made_here.dtype = dtype;
     const CpuKernel kernel =
         is_made ? made<CpuKernel>(call, made_here, load) : look_up(*call.neuron.cpu, pass, call.reset, dtype);
     const CpuSurrogate* answers = surrogate ? compiled(call, *surrogate) : nullptr;
     check_built(call, kernel && (answers || !surrogate));
+    if (recurrent) {
+      for_rows(args, *recurrent, [&](int64_t begin, int64_t end) {
+        KernelArgs own = args;
+        const std::unique_ptr<cpu::Stage> stage(cpu::kRecurrence[call.dtype].stage(own, *recurrent));
+        own.stage = stage.get();
+        kernel(own, answers, begin, end);
+      });
+      return;
+    }
     if (args.norm.size) {
       for_shares(args, [&](int64_t begin, int64_t end, double* sums) {
         KernelArgs own = args;
@@ -655,23 +717,293 @@ void prepare(Call& call, const Tensor& x) {
     if (p.tensor.defined()) args.tensor[p.index] = param_tensor(p, x);
 }
 
+// ---- spikes that are fed back --------------------------------------------------------------------------------------
+
+// As kernels read it. Its tensors must outlive the launch.
+struct Recurrence {
+  Tensor weight, forward, backward, bias, spike_init;
+  RecurrentArgs args = {};
+};
+
+Recurrence recurrence(const Call& call, const Tensor& x) {
+  Recurrence r;
+  const at::ScalarType type = state_type(x);
+  const auto taken = [&](int which) {  // in the precision of x
+    const Tensor& t = call.recurrent[which];
+    return t.defined() ? t.to(x.scalar_type()).to(type).contiguous() : t;
+  };
+  r.weight = r.forward = r.backward = taken(kWeight);
+  r.bias = taken(kBias);
+  r.spike_init = laid_out(taken(kSpikeInit), x, kStep, type);
+  r.args.size = x.size(-1);
+  if (r.weight.dim() == 2 && x.is_cpu()) {
+    constexpr int64_t kLanes = RecurrentArgs::kLanes;
+    r.args.stride = (r.args.size + kLanes - 1) / kLanes * kLanes;
+    const auto padded = [&](const Tensor& t) {
+      return at::constant_pad_nd(t, {0, r.args.stride - r.args.size}).contiguous();
+    };
+    r.forward = padded(r.weight.t());
+    r.backward = padded(r.weight);
+    r.args.finite = r.weight.sub(r.weight).sum().item<double>() == 0;
+  }
+  r.args.forward = read_ptr(r.forward);
+  r.args.backward = call.detach_recurrent ? nullptr : read_ptr(r.backward);
+  r.args.bias = read_ptr(r.bias);
+  r.args.spike_init = read_ptr(r.spike_init);
+  return r;
+}
+
+// The sum over the first dimension, one by one, as a neuron that never fires has it. A library's sum has another order.
+Tensor sum_in_order(const Tensor& t) {
+  static const auto integrate = c10::Dispatcher::singleton().findSchemaOrThrow("snnkern::if_forward", "");
+  Stack stack = {t};
+  for (size_t i = 1; i < integrate.schema().arguments().size(); ++i) {
+    const c10::Argument& argument = integrate.schema().arguments()[i];
+    stack.push_back(argument.name() == "v_threshold" ? c10::IValue(kInfinity) : *argument.default_value());
+  }
+  integrate.callBoxed(stack);
+  return stack[1].toTensor();
+}
+
+// A step's spikes times the weights, in the order of RecurrentArgs, on any device.
+Tensor weighted_spikes(const Call& call, const Recurrence& r, const Tensor& spikes) {
+  if (r.weight.dim() == 1) return spikes.mul(r.weight);
+  const int64_t H = r.args.size, rows = spikes.numel() / std::max<int64_t>(H, 1);
+  Tensor out = at::empty_like(spikes);
+  if (spikes.is_cpu()) {
+    const size_t row = H * spikes.element_size();
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      cpu::kRecurrence[call.dtype].product(r.args, static_cast<const char*>(spikes.const_data_ptr()) + begin * row,
+                                           static_cast<char*>(out.mutable_data_ptr()) + begin * row, end - begin);
+    });
+    return out;
+  }
+  constexpr int64_t kGroup = RecurrentArgs::kGroup, kRoom = int64_t(1) << 24;  // numbers that may lie side by side
+  const int64_t groups = (H + kGroup - 1) / kGroup, together = std::max<int64_t>(1, kRoom / (groups * kGroup * H));
+  const auto grouped = [&](const Tensor& t) {  // the last dimension, as [kGroup, ..., groups, 1]
+    return at::constant_pad_nd(t, {0, groups * kGroup - H})
+        .unflatten(-1, {groups, kGroup})
+        .movedim(-1, 0)
+        .unsqueeze(-1);
+  };
+  const Tensor weight = grouped(r.weight).squeeze(-1).transpose(1, 2).unsqueeze(1);  // [kGroup, 1, groups, H]
+  const Tensor from = spikes.reshape({rows, H}), to = out.view({rows, H});
+  for (int64_t row = 0; row < rows; row += together) {
+    const int64_t count = std::min(together, rows - row);
+    const Tensor sums = sum_in_order(grouped(from.narrow(0, row, count)).mul(weight).contiguous());
+    to.narrow(0, row, count).copy_(sum_in_order(sums.transpose(0, 1).contiguous()));
+  }
+  return out;
+}
+
+// A step's gradient times the weights, in any order.
+Tensor weighted_gradient(const Recurrence& r, const Tensor& gradient) {
+  return r.weight.dim() == 1 ? gradient.mul(r.weight) : gradient.matmul(r.weight);
+}
+
+// The plan for CUDA, and for rows of neurons that do not fit in a block: a product and the neuron's own kernel for each
+// step. For the gradient, a library's product of the whole batch is faster than one of the rows of a block if those are
+// few. x is contiguous, and so are the steps.
+bool by_steps(const Tensor& x, bool is_backward) {
+  return !x.is_cpu() || x.size(-1) > (is_backward ? kCpuBlock / 2 - 1 : kCpuBlock);
+}
+
+// What runs by it.
+class Steps {
+ public:
+  using States = c10::SmallVector<Tensor, kMaxStates>;
+
+  // `call` is prepared, with x. All of them must outlive this.
+  Steps(const Call& call, const Recurrence& r, const Tensor& x)
+      : call_(call), own_(call), r_(r), x_(x), type_(state_type(x)) {
+    own_.dtype = state_dtype(call.dtype);
+    for (Parameter& p : own_.parameters) p.in_time = false;
+  }
+
+  void forward(const Tensor& spikes, const States& states, const Tensor& checkpoints) const {
+    const int64_t T = x_.size(0), count = call_.neuron.states;
+    States now(call_.init.begin(), call_.init.end());
+    for (int64_t t = 0; t < T; ++t) {
+      if (checkpoints.defined() && t > 0 && t % kCheckpointPeriod == 0)
+        for (int k = 0; k < count; ++k) checkpoints.select(0, (t / kCheckpointPeriod - 1) * count + k).copy_(now[k]);
+      spikes.select(0, t).copy_(advance(t, input(t, spikes), now));
+      for (int k = 0; k < count; ++k) {
+        if (call_.args.store_seq)
+          states[k].select(0, t).copy_(now[k]);
+        else if (t + 1 == T)
+          states[k].copy_(now[k]);
+      }
+    }
+  }
+
+  // `shares`: of the parameters that are tensors, in the order of call.parameters.
+  void backward(const Tensor& spikes, const Tensor& checkpoints, const Tensor& grad_spikes, const States& grad_states,
+                const Tensor& grad_input, const States& grad_init, const std::vector<Tensor>& shares) const {
+    const int64_t T = x_.size(0), count = call_.neuron.states;
+    const bool store_seq = call_.args.store_seq;
+    States grads(count);
+    for (int k = 0; k < count; ++k)
+      if (!store_seq && grad_states[k].defined()) grads[k] = grad_states[k].to(type_).contiguous();
+    Tensor later;  // the gradient in the input of the next step
+    for (int64_t chunk = checkpoint_count(T); chunk >= 0; --chunk) {
+      const int64_t start = chunk * kCheckpointPeriod, steps = std::min(T - start, kCheckpointPeriod);
+      std::vector<States> entering(1);
+      std::vector<Tensor> inputs;
+      for (int k = 0; k < count; ++k)
+        entering[0].push_back(chunk > 0 ? step(checkpoints, (chunk - 1) * count + k) : call_.init[k]);
+      for (int64_t j = 0; j < steps; ++j) {
+        inputs.push_back(input(start + j, spikes));
+        States next = entering[j];
+        if (j + 1 < steps) advance(start + j, inputs[j], next);
+        entering.push_back(std::move(next));
+      }
+      for (int64_t t = start + steps - 1; t >= start; --t) {
+        Tensor gradient = grad_spikes.defined() ? step(grad_spikes, t) : Tensor();
+        if (later.defined() && !call_.detach_recurrent) {
+          const Tensor back = weighted_gradient(r_, later);
+          gradient = gradient.defined() ? gradient.add(back) : back;
+        }
+        for (int k = 0; store_seq && k < count; ++k) {
+          if (!grad_states[k].defined()) continue;
+          const Tensor own = step(grad_states[k], t);
+          grads[k] = grads[k].defined() ? grads[k].add(own) : own;
+        }
+        later = at::empty_like(inputs[t - start]);
+        retreat(t, inputs[t - start], entering[t - start], gradient, later, grads, shares);
+        grad_input.select(0, t).copy_(later);
+      }
+    }
+    for (int k = 0; k < count; ++k)
+      if (call_.init[k].defined()) grad_init[k].copy_(grads[k]);
+  }
+
+ private:
+  Tensor step(const Tensor& sequence, int64_t t) const { return sequence.select(0, t).to(type_).contiguous(); }
+
+  // What the neurons get in step t, from the spikes of the step before.
+  Tensor input(int64_t t, const Tensor& spikes) const {
+    const Tensor before = t > 0                     ? step(spikes, t - 1)
+                          : r_.spike_init.defined() ? r_.spike_init
+                                                    : at::zeros_like(x_.select(0, 0), x_.options().dtype(type_));
+    Tensor z = weighted_spikes(call_, r_, before);
+    if (r_.bias.defined()) z.add_(r_.bias);
+    return z.add_(x_.select(0, t));
+  }
+
+  KernelArgs args(int64_t t, const Tensor& input, const States& states) const {
+    KernelArgs a = call_.args;
+    a.T = 1;
+    a.inner = a.N;
+    a.store_seq = false;
+    a.x = input.const_data_ptr();
+    for (size_t k = 0; k < states.size(); ++k) a.state_init[k] = read_ptr(states[k]);
+    for (const Parameter& p : call_.parameters) {
+      ParamTensor& tensor = a.tensor[p.index];
+      if (!p.in_time || a.N == 0) continue;
+      tensor.data = static_cast<const char*>(tensor.data) + t * tensor.step * p.tensor.element_size();
+      tensor.step = 0;
+    }
+    return a;
+  }
+
+  // The states advance; returns the spikes.
+  Tensor advance(int64_t t, const Tensor& input, States& states) const {
+    KernelArgs a = args(t, input, states);
+    const Tensor spike = at::empty_like(input);
+    States next;
+    for (size_t k = 0; k < states.size(); ++k) {
+      next.push_back(at::empty_like(input));
+      a.state[k] = next[k].mutable_data_ptr();
+    }
+    a.spike = spike.mutable_data_ptr();
+    launch(own_, a, false);
+    states = std::move(next);
+    return spike;
+  }
+
+  // The gradients in the states become those in the states before.
+  void retreat(int64_t t, const Tensor& input, const States& states, const Tensor& grad_spike, const Tensor& grad_input,
+               States& grads, const std::vector<Tensor>& shares) const {
+    KernelArgs a = args(t, input, states);
+    States next(grads.size());
+    a.grad_spike = read_ptr(grad_spike);
+    a.grad_x = grad_input.mutable_data_ptr();
+    for (size_t k = 0; k < grads.size(); ++k) {
+      a.grad_state[k] = read_ptr(grads[k]);
+      if (!states[k].defined()) continue;
+      next[k] = at::empty_like(input);
+      a.grad_init[k] = next[k].mutable_data_ptr();
+    }
+    std::vector<Tensor> parts(shares.size());
+    for (size_t k = 0; k < shares.size(); ++k) {
+      if (!call_.parameters[k].tensor.defined()) continue;
+      parts[k] = at::empty_like(input);
+      a.grad_param[call_.parameters[k].index] = parts[k].mutable_data_ptr();
+    }
+    launch(own_, a, true);
+    grads = std::move(next);
+    for (size_t k = 0; k < shares.size(); ++k) {
+      if (!call_.parameters[k].tensor.defined()) continue;
+      if (call_.parameters[k].in_time)
+        shares[k].select(0, t).copy_(parts[k]);
+      else if (t + 1 == x_.size(0))
+        shares[k].copy_(parts[k]);
+      else
+        shares[k].add_(parts[k]);
+    }
+  }
+
+  const Call& call_;
+  Call own_;  // a step has no time
+  const Recurrence& r_;
+  const Tensor& x_;
+  const at::ScalarType type_;
+};
+
+// Those in weight_hh, bias_hh and spike_init, as far as they were given, from the gradients in the neurons' input.
+void recurrent_gradients(const Call& call, const Recurrence& r, const Tensor& spikes, const Tensor& grad_input,
+                         const c10::SmallVector<Tensor, kRecurrents>& out) {
+  const int64_t T = grad_input.size(0);
+  const Tensor first = grad_input.select(0, 0);
+  const auto of_weight = [&](const Tensor& gradient, const Tensor& spike) {
+    const Tensor g = gradient.flatten(0, -2), s = spike.flatten(0, -2).to(g.scalar_type());
+    return r.weight.dim() == 1 ? g.mul(s).sum(0) : g.t().matmul(s);
+  };
+  Tensor weight = of_weight(grad_input.narrow(0, 1, T - 1), spikes.narrow(0, 0, T - 1));
+  if (r.spike_init.defined()) weight.add_(of_weight(first, r.spike_init));
+  out[kWeight].copy_(weight);
+  if (r.bias.defined()) out[kBias].copy_(grad_input.flatten(0, -2).sum(0));
+  if (!r.spike_init.defined()) return;
+  call.detach_recurrent ? out[kSpikeInit].zero_() : out[kSpikeInit].copy_(weighted_gradient(r, first));
+}
+
 void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   Call call = read(neuron, "_forward", arguments(neuron, stack, neuron.argument_count));
   torch::jit::drop(stack, neuron.argument_count);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = workable(call.x);
+  const Tensor x = workable(call);
   const at::ScalarType type = state_type(x);
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   c10::SmallVector<Tensor, kMaxStates> states;
   for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
-  if (!x.is_meta()) {
+  if (!x.is_meta() && neuron.is_recurrent && by_steps(x, false)) {
+    const Tensor steps = x.contiguous();
+    prepare(call, steps);
+    const Recurrence r = recurrence(call, steps);
+    Steps(call, r, steps).forward(spikes, states, checkpoints);
+  } else if (!x.is_meta()) {
     prepare(call, x);
     KernelArgs& args = call.args;
     args.spike = spikes.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
-    launch(call, args, false);
+    if (neuron.is_recurrent) {
+      const Recurrence r = recurrence(call, x);
+      launch(call, args, false, &r.args);
+    } else {
+      launch(call, args, false);
+    }
   }
   stack.emplace_back(std::move(spikes));
   for (Tensor& t : states) stack.emplace_back(std::move(t));
@@ -684,33 +1016,71 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
 struct Norm {
   Tensor weight, bias, mean, var, residual;
   double eps = 0;
-
-  int64_t channels(const Tensor& x) const { return x.size(2); }
+  std::string group;  // of processes; empty for none
+  int64_t dim = 2;    // of x_seq's channels
 };
 
-// From `values` on: weight, bias, mean, var, residual_seq, eps.
-Norm read_norm(const Call& call, const c10::IValue* values) {
+// A collective operation of torch's, found by name: a torch may be built without them.
+Tensor collective(const char* name, Stack stack) {
+  const auto call = [&](const char* name) {
+    c10::Dispatcher::singleton().findSchemaOrThrow(name, "").callBoxed(stack);
+  };
+  call(name);
+  call("_c10d_functional::wait_tensor");
+  return stack.back().toTensor();
+}
+
+// Makes the statistics of this process's x, [3, C], those of all in the group: the same bits in each of them.
+void gather_statistics(const std::string& group, int64_t size, double count, Tensor statistics) {
+  Tensor own = statistics.to(at::kDouble, false, /*copy=*/true);
+  count > 0 ? own.select(0, 2).fill_(count) : own.zero_();
+  const Tensor all =
+      collective("_c10d_functional::all_gather_into_tensor", {own, size, group}).view({size, 3, statistics.size(1)});
+  const Tensor means = all.select(1, 0), vars = all.select(1, 1), counts = all.select(1, 2), total = counts.sum(0);
+  const Tensor mean = counts.mul(means).sum(0).div(total);
+  const Tensor squares = counts.mul(means.sub(mean).square().add(vars)).sum(0);
+  statistics.select(0, 0).copy_(mean);
+  statistics.select(0, 1).copy_(squares.div(total));
+  statistics.select(0, 2).copy_(squares.div(total.sub(1)));
+}
+
+// The sums of all processes in the group, scaled for kernels, which divide by the count of this one.
+Tensor reduce_sums(const std::string& group, double count, const Tensor& sums) {
+  Tensor own = at::empty({sums.numel() + 1}, sums.options().dtype(at::kDouble));
+  own.narrow(0, 0, sums.numel()).copy_(sums.flatten());
+  own.select(0, sums.numel()).fill_(count);
+  const Tensor all = collective("_c10d_functional::all_reduce", {own, "sum", group});
+  const Tensor scale = all.select(0, sums.numel()).reciprocal().mul(count);
+  return all.narrow(0, 0, sums.numel()).mul(scale).to(sums.scalar_type());
+}
+
+// From `values` on: weight, bias, mean, var, residual_seq and eps of NormSpec.
+Norm read_norm(const Call& call, const c10::IValue* values, const c10::IValue& group, int64_t dim) {
   const Tensor& x = call.x;
   SNNKERN_CHECK(call, x.dim() >= 3, "x_seq must be [T, N, C, ...] with at least 3 dimensions, got ", x.dim());
   for (const Parameter& p : call.parameters)
     SNNKERN_CHECK_VALUE(call, !p.like_x,
                         "behind a BatchNorm, no parameter may have a value for each neuron in each step");
+  SNNKERN_CHECK_VALUE(call, dim >= 2 && dim < x.dim(), "channel_dim must be from 2 to ", x.dim() - 1, ", got ", dim);
   Norm norm;
+  norm.dim = dim;
+  if (!group.isNone()) norm.group = group.toStringRef();
   const auto take = [&](Tensor& t, const char* name, int i) {
     if (values[i].isNone()) return;
     t = values[i].toTensor();
     check_tensor(call, name, t);
-    if (i < 4) check_sizes(call, name, t, x.sym_sizes().slice(2, 1), "a value for each channel of x_seq, ");
+    if (i <= NormSpec::kVar)
+      check_sizes(call, name, t, x.sym_sizes().slice(dim, 1), "a value for each channel of x_seq, ");
   };
-  take(norm.weight, "weight", 0);
-  take(norm.bias, "bias", 1);
-  take(norm.mean, "mean", 2);
-  take(norm.var, "var", 3);
-  take(norm.residual, "residual_seq", 4);
+  take(norm.weight, "weight", NormSpec::kWeight);
+  take(norm.bias, "bias", NormSpec::kBias);
+  take(norm.mean, "mean", NormSpec::kMean);
+  take(norm.var, "var", NormSpec::kVar);
+  take(norm.residual, "residual_seq", NormSpec::kResidual);
   if (norm.residual.defined()) check_shape(call, "residual_seq", norm.residual, true);
   SNNKERN_CHECK_VALUE(call, norm.mean.defined() == norm.var.defined(),
                       "mean and var must be given together, or neither");
-  norm.eps = values[5].toDouble();
+  norm.eps = values[NormSpec::kEps].toDouble();
   SNNKERN_CHECK_VALUE(call, norm.eps > 0, "eps must be > 0, got ", norm.eps);
   return norm;
 }
@@ -719,8 +1089,8 @@ Norm read_norm(const Call& call, const c10::IValue* values) {
 void prepare(Call& call, Norm& norm, const Tensor& x) {
   NormArgs& args = call.args.norm;
   const at::ScalarType type = state_type(x);
-  args.size = x.size(2);
-  args.inner = args.size > 1 ? strides_of(x, kStep)[1].expect_int() : std::max<int64_t>(call.args.N, 1);
+  args.size = x.size(norm.dim);
+  args.inner = args.size > 1 ? strides_of(x, kStep)[norm.dim - 1].expect_int() : std::max<int64_t>(call.args.N, 1);
   args.eps = norm.eps;
   args.count = static_cast<double>(x.numel()) / args.size;
   for (Tensor* t : {&norm.weight, &norm.bias, &norm.mean, &norm.var})
@@ -771,12 +1141,19 @@ void launch_normed(const Call& call, const KernelArgs& args, const Tensor& x) {
   launch(call, own, false);
 }
 
-// BPTT and what follows from it: the sums in args.norm.sums, the gradient in y in `grad_y` where it is given, and that
-// in x. `batch`: mean and var are of x.
-void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, const Tensor& grad_y, bool batch) {
+// BPTT and what follows from it: the sums, the gradient in y in `grad_y` where it is given, and that in x. `batch`:
+// mean and var are of x, or of that of all processes in the norm's group.
+void launch_normed_backward(const Call& call, const Norm& norm, KernelArgs args, const Tensor& x, const Tensor& grad_y,
+                            Tensor sums, bool batch) {
   void* const grad_x = args.grad_x;
-  void* const sums = args.norm.sums;
   const int64_t C = args.norm.size;
+  args.norm.sums = sums.mutable_data_ptr();
+  // Between the sums and the gradient in x.
+  Tensor of_all;
+  const auto finish_sums = [&] {
+    if (batch && !norm.group.empty()) of_all = reduce_sums(norm.group, args.norm.count, sums);
+    args.norm.sums = !batch ? nullptr : of_all.defined() ? of_all.mutable_data_ptr() : sums.mutable_data_ptr();
+  };
   if (grad_y.defined()) args.grad_x = grad_y.mutable_data_ptr();
   if (x.is_cpu()) {
     std::vector<double> total(2 * C);
@@ -785,18 +1162,18 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
     launch(call, args, true);
     for (int64_t c = 0; c < 2 * C; ++c) {
       if (call.dtype == kF64)
-        static_cast<double*>(sums)[c] = total[c];
+        sums.mutable_data_ptr<double>()[c] = total[c];
       else
-        static_cast<float*>(sums)[c] = static_cast<float>(total[c]);
+        sums.mutable_data_ptr<float>()[c] = static_cast<float>(total[c]);
     }
     args.norm.partial = nullptr;
-    args.norm.sums = batch ? sums : nullptr;
+    finish_sums();
     args.grad_spike = args.grad_x;
     args.grad_x = grad_x;
     for_shares(args, [&](int64_t begin, int64_t end, double*) { cpu::kNorm[call.dtype].gradient(args, begin, end); });
     return;
   }
-  if (args.N == 0) return;
+  if (args.N == 0) return finish_sums();
   const Tensor partial = at::empty({3 * 1024 * C}, x.options().dtype(state_type(x)));
   args.norm.partial = partial.mutable_data_ptr();
   const bool lean = !args.store_seq && !args.norm.residual && !args.norm.grad_y;
@@ -807,7 +1184,7 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
     for (void*& p : first.grad_init) p = nullptr;
     for (void*& p : first.grad_param) p = nullptr;
     run(call, whole, first);
-    if (!batch) args.norm.sums = nullptr;
+    finish_sums();
     return run(call, fused(call, kNormBackward), args);
   }
   if (whole) {
@@ -827,7 +1204,7 @@ void launch_normed_backward(const Call& call, KernelArgs args, const Tensor& x, 
   }
   args.grad_spike = args.grad_x;
   args.grad_x = grad_x;
-  if (!batch) args.norm.sums = nullptr;
+  finish_sums();
   run(call, norm_alone(call, kNormBackward), args);
 }
 
@@ -837,14 +1214,17 @@ void check_norm_built(const Call& call) {
 }
 
 // [3, C]: mean, var and unbiased var of x.
-void take_statistics(const Call& call, KernelArgs& args, const Tensor& x, const Tensor& statistics) {
+void take_statistics(const Call& call, const Norm& norm, KernelArgs& args, const Tensor& x, const Tensor& statistics) {
   args.norm.statistics = statistics.mutable_data_ptr();
   const Tensor mean = statistics[0], var = statistics[1];
   if (x.is_cpu()) {
     const int64_t C = args.norm.size;
     const double count = args.norm.count;
     std::vector<double> sums(2 * C), near(C);
-    const Tensor first = x.transpose(0, 2).flatten(1).select(1, 0).to(at::kDouble).contiguous();
+    Tensor first = x;  // value of each channel
+    for (int64_t d = x.dim() - 1; d >= 0; --d)
+      if (d != norm.dim) first = first.select(d, 0);
+    first = first.to(at::kDouble).contiguous();
     std::copy_n(first.const_data_ptr<double>(), C, near.begin());
     args.norm.partial = sums.data();
     const Tensor result = at::empty({3, C}, statistics.options().dtype(at::kDouble));
@@ -878,8 +1258,11 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   const int count = neuron.argument_count + NormSpec::kForwardArguments;
   const c10::IValue* values = arguments(neuron, stack, count);
   Call call = read(neuron, "_norm_forward", values);
-  Norm norm = read_norm(call, values + neuron.argument_count);
-  const bool with_sum = values[count - 1].toBool(), batch = !norm.mean.defined();
+  values += neuron.argument_count;
+  Norm norm = read_norm(call, values, values[NormSpec::kGroup], values[NormSpec::kChannelDim].toInt());
+  const bool with_sum = values[NormSpec::kWithSum].toBool(), batch = !norm.mean.defined();
+  if (!batch) norm.group.clear();
+  const int64_t processes = values[NormSpec::kGroupSize].toInt();
   torch::jit::drop(stack, count);
   check_norm_built(call);
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
@@ -888,12 +1271,12 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   const auto none = [&](at::ScalarType type) { return at::empty({0}, x.options().dtype(type)); };
   Tensor spikes = empty(x, kSequence, x.scalar_type()), checkpoints;
   Tensor sum = with_sum ? empty(x, kSequence, x.scalar_type()) : none(x.scalar_type());
-  Tensor statistics = batch ? at::empty_symint({3, x.sym_size(2)}, x.options().dtype(type)) : none(type);
+  Tensor statistics = batch ? at::empty_symint({3, x.sym_size(norm.dim)}, x.options().dtype(type)) : none(type);
   c10::SmallVector<Tensor, kMaxStates> states;
   for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
   if (!x.is_meta()) {
-    SNNKERN_CHECK_VALUE(call, !batch || x.numel() > x.size(2),
+    SNNKERN_CHECK_VALUE(call, !batch || !norm.group.empty() || x.numel() > x.size(norm.dim),
                         "statistics need more than one value a channel, got x_seq of shape ", x.sym_sizes());
     prepare(call, x);
     prepare(call, norm, x);
@@ -902,7 +1285,11 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
     if (with_sum) args.norm.y = sum.mutable_data_ptr();
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
-    if (batch) take_statistics(call, args, x, statistics);
+    if (batch && x.numel() > 0) take_statistics(call, norm, args, x, statistics);
+    if (!norm.group.empty()) {
+      gather_statistics(norm.group, processes, args.norm.count, statistics);
+      args.norm.statistics = nullptr;  // what they come from is not the kernel before
+    }
     launch_normed(call, args, x);
   }
   stack.emplace_back(std::move(spikes));
@@ -912,31 +1299,35 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
   if (training) stack.emplace_back(std::move(checkpoints));
 }
 
-// `with_norm`: before its arguments come those of the BatchNorm: grad_sum_seq, what read_norm reads, batch_statistics.
+// `with_norm`: before its arguments come those of the BatchNorm: grad_sum_seq, what read_norm reads, batch_statistics
+// and group.
 void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   const int front = with_norm ? NormSpec::kBackwardArguments : 0;
-  const int incoming = neuron.states + 2, count = front + incoming + neuron.argument_count;
+  const int incoming = neuron.incoming(), count = front + incoming + neuron.argument_count;
   const c10::IValue* values = arguments(neuron, stack, count) + front;
   Call call = read(neuron, with_norm ? "_norm_backward" : "_backward", values + incoming);
   Norm norm;
   Tensor grad_sum;
   bool batch = false;
   if (with_norm) {
-    norm = read_norm(call, values - front + 1);
+    norm = read_norm(call, values - front + 1, values[-2], values[-1].toInt());
     SNNKERN_CHECK_VALUE(call, norm.mean.defined(), "mean and var must be given");
     if (!values[-front].isNone()) grad_sum = values[-front].toTensor();
-    batch = values[-1].toBool();
+    batch = values[-3].toBool();
     check_norm_built(call);
   }
 
   const auto optional = [&](int i) { return values[i].isNone() ? Tensor() : values[i].toTensor(); };
-  Tensor grad_spikes = optional(0), checkpoints = optional(neuron.states + 1);
+  Tensor grad_spikes = optional(0), checkpoints = optional(incoming - 1);
+  Tensor spikes = neuron.is_recurrent ? optional(incoming - 2) : Tensor();
   c10::SmallVector<Tensor, kMaxStates> grad_states;
   for (int k = 0; k < neuron.states; ++k) grad_states.push_back(optional(1 + k));
   torch::jit::drop(stack, count);
 
   const c10::OptionalDeviceGuard guard(call.x.is_meta() ? std::optional<c10::Device>() : call.x.device());
-  const Tensor x = workable(call.x);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(
+      c10::autocast_dispatch_keyset);  // products are of the state dtype
+  const Tensor x = workable(call);
   const at::ScalarType type = state_type(x);
   if (grad_spikes.defined()) {
     check_tensor(call, neuron.grad_output, grad_spikes);
@@ -948,6 +1339,10 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
     check_shape(call, "the gradient of a state", t, call.args.store_seq);
   }
   if (grad_sum.defined()) check_shape(call, "grad_sum_seq", grad_sum, true);
+  if (neuron.is_recurrent) {
+    check_tensor(call, "spike_seq", spikes);
+    check_shape(call, "spike_seq", spikes, true);
+  }
   const CheckpointLayout layout(neuron, x);
   check_tensor(call, "checkpoints", checkpoints);
   check_sizes(call, "checkpoints", checkpoints, layout.sizes, "the shape ");
@@ -959,43 +1354,65 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   };
   c10::SmallVector<Tensor, kMaxStates> grad_init;
   for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
-  c10::SmallVector<Tensor, kMaxParams> shares;  // each neuron's share of a parameter's gradient
+  c10::SmallVector<Tensor, kRecurrents> grad_recurrent;
+  for (const Tensor& t : call.recurrent)
+    grad_recurrent.push_back(t.defined() ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
+                                         : at::empty({0}, x.options().dtype(type)));
+  std::vector<Tensor> shares;  // each neuron's share of a parameter's gradient
   for (const Parameter& p : call.parameters)
     shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
   const auto given = call.parameters;
   Tensor sums, grad_residual;
   if (with_norm) {
-    sums = at::empty_symint({2, x.sym_size(2)}, x.options().dtype(type));
+    sums = at::empty_symint({2, x.sym_size(norm.dim)}, x.options().dtype(type));
     grad_residual = gradient(norm.residual, kSequence, x.scalar_type());
   }
   const Tensor weight = norm.weight, bias = norm.bias, residual = norm.residual;
   if (!x.is_meta()) {
-    prepare(call, x);
+    const bool steps = neuron.is_recurrent && by_steps(x, true);
+    const Tensor own = steps ? x.contiguous() : x;
+    prepare(call, own);
     if (with_norm) prepare(call, norm, x);
-    grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
-    for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
     KernelArgs& args = call.args;
-    if (checkpoint_count(args.T) > 0) {
-      if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
-        checkpoints = layout.empty(x).copy_(checkpoints);
-      args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
+    Recurrence r;
+    Tensor grad_input = grad_x;
+    if (neuron.is_recurrent) {
+      r = recurrence(call, own);
+      if (x.scalar_type() != type) grad_input = empty(x, kSequence, type);
+      spikes = laid_out(spikes, x, kSequence, x.scalar_type());
+      args.spike = const_cast<void*>(spikes.const_data_ptr());
+      r.args.grad_input = grad_input.mutable_data_ptr();
     }
-    args.grad_spike = read_ptr(grad_spikes);
-    args.grad_x = grad_x.mutable_data_ptr();
-    for (int k = 0; k < neuron.states; ++k) {
-      args.grad_state[k] = read_ptr(grad_states[k]);
-      if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
+    if (steps) {
+      Steps(call, r, own).backward(spikes, checkpoints, grad_spikes, grad_states, grad_input, grad_init, shares);
+    } else {
+      grad_spikes = laid_out(grad_spikes, x, kSequence, x.scalar_type());
+      for (Tensor& t : grad_states) t = laid_out(t, x, call.args.store_seq ? kSequence : kStep, type);
+      if (checkpoint_count(args.T) > 0) {
+        if (checkpoints.scalar_type() != type || !layout.holds(checkpoints))
+          checkpoints = layout.empty(x).copy_(checkpoints);
+        args.checkpoints = const_cast<void*>(checkpoints.const_data_ptr());
+      }
+      args.grad_spike = read_ptr(grad_spikes);
+      args.grad_x = grad_x.mutable_data_ptr();
+      for (int k = 0; k < neuron.states; ++k) {
+        args.grad_state[k] = read_ptr(grad_states[k]);
+        if (call.init[k].defined()) args.grad_init[k] = grad_init[k].mutable_data_ptr();
+      }
+      for (size_t k = 0; k < given.size(); ++k)
+        if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
     }
-    for (size_t k = 0; k < given.size(); ++k)
-      if (given[k].tensor.defined()) args.grad_param[given[k].index] = shares[k].mutable_data_ptr();
     if (with_norm) {
       grad_sum = laid_out(grad_sum, x, kSequence, x.scalar_type());
       args.norm.grad_y = read_ptr(grad_sum);
-      args.norm.sums = sums.mutable_data_ptr();
       if (x.numel() == 0) sums.zero_();
-      launch_normed_backward(call, args, x, residual.defined() ? grad_residual : Tensor(), batch);
-    } else {
-      launch(call, args, true);
+      launch_normed_backward(call, norm, args, x, residual.defined() ? grad_residual : Tensor(), sums, batch);
+    } else if (!steps) {
+      launch(call, args, true, neuron.is_recurrent ? &r.args : nullptr);
+    }
+    if (neuron.is_recurrent) {
+      recurrent_gradients(call, r, spikes, grad_input, grad_recurrent);
+      if (!grad_input.is_same(grad_x)) grad_x.copy_(grad_input);
     }
   }
   // The order of a sum is fixed by the shapes, so the result is the same on every run.
@@ -1006,10 +1423,14 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
     shares[k] = at::sum_to(shares[k], t.sym_sizes().slice(one_step ? 1 : 0)).to(t.scalar_type());
     if (one_step) shares[k] = shares[k].unsqueeze(0);
   }
-  stack.emplace_back(std::move(grad_x));
-  for (int k = 0; k < neuron.learned; ++k) stack.emplace_back(std::move(shares[k]));
-  for (Tensor& t : grad_init) stack.emplace_back(std::move(t));
-  for (size_t k = neuron.learned; k < shares.size(); ++k) stack.emplace_back(std::move(shares[k]));
+  size_t share = 0, init = 0, fed = 0;
+  for (const Argument& argument : neuron) {
+    if (argument.kind == Kind::kInput) stack.emplace_back(std::move(grad_x));
+    if (argument.kind == Kind::kLearned || argument.kind == Kind::kTensor)
+      stack.emplace_back(std::move(shares[share++]));
+    if (argument.kind == Kind::kState) stack.emplace_back(std::move(grad_init[init++]));
+    if (argument.kind == Kind::kRecurrent) stack.emplace_back(std::move(grad_recurrent[fed++]));
+  }
   if (!with_norm) return;
   const auto of = [&](const Tensor& t, int row) {
     return t.defined() ? sums.select(0, row).to(t.scalar_type(), false, /*copy=*/true) : at::empty({0}, sums.options());
@@ -1050,14 +1471,14 @@ NormSpec::NormSpec(const NeuronSpec& neuron) : neuron(neuron) {
   split(neuron.forward_schema, "_forward", key, inputs, results);
   inputs +=
       ", Tensor? weight=None, Tensor? bias=None, Tensor? mean=None, Tensor? var=None, Tensor? residual_seq=None, "
-      "float eps=1e-05, bool with_sum=False";
+      "float eps=1e-05, bool with_sum=False, str? group=None, int group_size=1, int channel_dim=2";
   results += ", Tensor sum_seq, Tensor statistics";
   forward_schema = key + "_norm_forward(" + inputs + ") -> (" + results + ")";
   train_schema = "_" + key + "_norm_train(" + inputs + ") -> (" + results + ", Tensor checkpoints)";
   split(neuron.backward_schema, "_backward", key, inputs, results);
   backward_schema = key +
                     "_norm_backward(Tensor? grad_sum_seq, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
-                    "Tensor? residual_seq, float eps, bool batch_statistics, " +
+                    "Tensor? residual_seq, float eps, bool batch_statistics, str? group, int channel_dim, " +
                     inputs + ") -> (" + results + ", Tensor grad_weight, Tensor grad_bias, Tensor grad_residual_seq)";
 }
 

@@ -30,9 +30,10 @@ void train(const NeuronSpec& neuron, Stack& stack);
 void backward(const NeuronSpec& neuron, Stack& stack);
 
 // A neuron with a BatchNorm in front: `<neuron>_norm_forward` and so on, with the arguments of the neuron's own
-// operators and these.
+// operators and these. With a group, statistics are of all processes in it, which call together.
 struct NormSpec {
-  static constexpr int kForwardArguments = 7, kBackwardArguments = 8;
+  enum { kWeight, kBias, kMean, kVar, kResidual, kEps, kWithSum, kGroup, kGroupSize, kChannelDim, kForwardArguments };
+  static constexpr int kBackwardArguments = 10;
   explicit NormSpec(const NeuronSpec& neuron);
   const NeuronSpec& neuron;
   std::string forward_schema, train_schema, backward_schema;

@@ -3,6 +3,7 @@
 //   _lif_train     lif_forward that also returns the checkpoints which lif_backward needs
 //   lif_backward   the gradients of lif_forward
 //   lif_norm_forward, _lif_norm_train, lif_norm_backward   the same with a BatchNorm in front
+//   lif_recurrent_forward, _lif_recurrent_train, lif_recurrent_backward   the same with the spikes fed back
 // and, for the modules in TorchScript,
 //   _in_backward   whether a backward pass runs on this thread
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
@@ -50,6 +51,7 @@ const NormSpec& with_norm(const NeuronSpec& neuron) { return *new NormSpec(neuro
 void define(torch::Library& m, const NeuronSpec& neuron) {
   for (const char* schema : {neuron.forward_schema, neuron.train_schema, neuron.backward_schema})
     m.def(schema, {at::Tag::pt2_compliant_tag});
+  if (neuron.is_recurrent) return;
   const NormSpec norm(neuron);
   for (const std::string& schema : {norm.forward_schema, norm.train_schema, norm.backward_schema})
     m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
@@ -61,6 +63,7 @@ void implement(torch::Library& m, const NeuronSpec& neuron) {
   m.impl(names.forward.c_str(), boxed<&forward>(neuron));
   m.impl(names.train.c_str(), boxed<&train>(neuron));
   m.impl(names.backward.c_str(), boxed<&backward>(neuron));
+  if (neuron.is_recurrent) return;
   const NormSpec& norm = with_norm(neuron);
   const Names normed(norm);
   m.impl(normed.forward.c_str(), boxed<&norm_forward>(norm));
@@ -77,6 +80,7 @@ void record(torch::Library& m, const Differentiable& operators, const Names& nam
 // After `define`.
 void implement_autograd(torch::Library& m, const NeuronSpec& neuron) {
   record(m, *new Differentiable(neuron), Names(neuron));  // graphs may outlive the library
+  if (neuron.is_recurrent) return;
   const NormSpec norm(neuron);
   record(m, *new Differentiable(norm), Names(norm));
 }
@@ -84,6 +88,7 @@ void implement_autograd(torch::Library& m, const NeuronSpec& neuron) {
 template <class Function>
 void for_all(torch::Library& m, const Function& function) {
   for (const NeuronSpec& neuron : kNeurons) function(m, neuron);
+  for (const NeuronSpec& neuron : kRecurrent) function(m, neuron);
 }
 
 }  // namespace

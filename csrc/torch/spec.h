@@ -37,9 +37,12 @@ enum class Kind {
   kSpiking,          // bool
   kTensor,           // Tensor?: a parameter's value for each neuron, in the place of its number
   kSurrogateTensor,  // Tensor?: one of surrogate_params, 0-dim on the CPU, for values that change under torch.compile
+  kRecurrent,        // Tensor, Tensor?, Tensor?: weight_hh, bias_hh, spike_init
+  kDetachRecurrent,  // bool
 };
 constexpr bool is_differentiable(Kind kind) {
-  return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor;
+  return kind == Kind::kInput || kind == Kind::kLearned || kind == Kind::kState || kind == Kind::kTensor ||
+         kind == Kind::kRecurrent;
 }
 // What autograd keeps as a tensor.
 constexpr bool is_tensor(Kind kind) { return is_differentiable(kind) || kind == Kind::kSurrogateTensor; }
@@ -58,8 +61,8 @@ struct Argument {
 // A kernel to compile at run time: one of a neuron that was defined then, with a surrogate that was, or for parameters
 // that change from step to step.
 struct Wanted {
-  const char* forward_schema;  // the neuron's
-  int surrogate;               // an index, or -1 for none; on the CPU, kernels call it
+  const char* neuron;  // its key
+  int surrogate;       // an index, or -1 for none; on the CPU, kernels call it
   int pass, reset, dtype;
   uint32_t in_time, like_x;    // bit k: parameter k changes from step to step, and has the type and layout of x
   int V, steps, architecture;  // on CUDA the shape, and 90 for sm_90; 0 for the CPU
@@ -71,10 +74,13 @@ constexpr const char* kMadeKernel = "snnkern_made";  // what it is called in mac
 // Compiles a surrogate for the CPU, and puts it where the host looks.
 using MakeSurrogate = const char* (*)();
 
+// A neuron and its operators. Those that feed its spikes back to it have a spec of their own, with the same kernels.
 struct NeuronSpec {
-  const char *name, *grad_output;  // grad_spike_seq: the gradient in the first result
-  int states, learned;             // how many, and how many parameters that are always tensors
+  const char *name, *key;   // what messages call its operators, and what their kernels are asked for by
+  const char* grad_output;  // grad_spike_seq: the gradient in the first result
+  int states, learned;      // how many, and how many parameters that are always tensors
   bool has_surrogate;
+  bool is_recurrent;
   const int* starts;  // for each state, the parameter it starts at; -1 for 0
   const Argument* arguments;
   int argument_count;
@@ -85,6 +91,8 @@ struct NeuronSpec {
   const Row<CudaKernel>* const* cuda;  // [0: those without a surrogate or for any, 1 + index of a surrogate]
 
   bool is_built_in() const { return cpu; }
+  // How many arguments the backward operator has before those of the forward: gradients, and what was kept.
+  int incoming() const { return states + 2 + is_recurrent; }
   // How many arguments get a gradient.
   int differentiable() const {
     int count = 0;

@@ -12,12 +12,14 @@ import copy
 import importlib
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from .._networks import Foreign
 from .._nn import MultiStep
+from .._surrogate import Surrogate
 
 # A table is imported only for a library that is there already.
 TABLES = {
@@ -26,8 +28,21 @@ TABLES = {
 }
 
 
+Given = Mapping[Any, Surrogate]  # what a user's own surrogate functions are here: by the function, or by its class
+
+
+NEAREST_SURROGATE = "nearest: one of snnkern.surrogate, by convert(net, surrogates={...})"
+
+
+def given_surrogate(function: Any, given: Given) -> Surrogate | None:
+    """What a user has given for a surrogate function."""
+    return next((ours for own, ours in given.items() if own in (function, type(function))), None)
+
+
 class Converted(Foreign):
     """Base of the converted neurons."""
+
+    _given: Given = {}  # noqa: RUF012  what the neuron was converted with
 
     def _get_name(self) -> str:
         return f"snnkern.{type(self).__name__}"
@@ -59,11 +74,13 @@ class Table(Protocol):
         """Whether the objects of a class, of the library or derived from one of it, are neurons."""
 
     @staticmethod
-    def refusal(module: Any) -> str | None:
+    def refusal(module: Any, given: Given) -> str | None:
         """Why a neuron of a class in CONVERTED cannot be converted, and what comes close; None if it can."""
 
 
-def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True) -> torch.nn.Module:
+def convert(
+    net: torch.nn.Module, *, inplace: bool = False, strict: bool = True, surrogates: Given | None = None
+) -> torch.nn.Module:
     """The network with every neuron of SpikingJelly, snnTorch, Norse and Sinabs running on snnkern's operators.
 
     Weights, state, hooks, training mode, device, dtype and the keys of the state_dict stay, a neuron that is used twice stays
@@ -74,6 +91,8 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         net: a network, or a neuron; libraries may be mixed
         inplace: change this network itself; else a copy is converted
         strict: a neuron that cannot be converted is an error, which lists all of them; else a warning, and it is left as it is
+        surrogates: for surrogate functions of your own, one of snnkern.surrogate or of snnkern.define_surrogate: by the class
+            of the function or, of snnTorch, by the function that a neuron has as its spike_grad
 
     Raises:
         ValueError: neurons that cannot be converted: which, why, and what comes close. The network is as it was.
@@ -92,8 +111,16 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
     """
     if not isinstance(net, torch.nn.Module):
         raise TypeError(f"snnkern.convert: net must be a torch.nn.Module, got {type(net).__name__}")
+    given = dict(surrogates or {})
+    for own, ours in given.items():
+        if not isinstance(ours, Surrogate):
+            raise TypeError(
+                f"snnkern.convert: surrogates[{_called(own)}] must be one of snnkern.surrogate, got {ours!r}"
+            )
     tables = _tables()
-    refused = {name: why for name, module in net.named_modules() if (why := _refusal(module, tables)) is not None}
+    refused = {
+        name: why for name, module in net.named_modules() if (why := _refusal(module, tables, given)) is not None
+    }
     if refused:
         listed = "".join(f"\n  {name or 'net'}: {why}" for name, why in refused.items())
         message = f"snnkern.convert: {len(refused)} of the network's neurons cannot be converted:{listed}"
@@ -107,8 +134,9 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
         neurons += isinstance(module, (Foreign, MultiStep))
         for table in tables:
             converted = table.CONVERTED.get(type(module))
-            if converted is not None and table.refusal(module) is None:
+            if converted is not None and table.refusal(module, given) is None:
                 module.__class__ = converted  # type: ignore[assignment]
+                module.__dict__["_given"] = given
                 module._adopted()  # type: ignore[operator]
                 neurons += 1
     if neurons == 0 and not refused:
@@ -118,20 +146,24 @@ def convert(net: torch.nn.Module, *, inplace: bool = False, strict: bool = True)
     return net
 
 
+def _called(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
+
+
 def _tables() -> list[Table]:
     # An installed snnkern.compat.spikingjelly has snnkern's neurons already.
     found = (table for library, table in TABLES.items() if getattr(sys.modules.get(library), "__name__", "") == library)
     return [importlib.import_module(table) for table in found]  # type: ignore[misc]
 
 
-def _refusal(module: torch.nn.Module, tables: list[Table]) -> str | None:
+def _refusal(module: torch.nn.Module, tables: list[Table], given: Given) -> str | None:
     """Why a module must be left as it is, if it is another library's neuron and cannot be converted."""
     if isinstance(module, Converted):
         return None
     cls = type(module)
     for table in tables:
         if cls in table.CONVERTED:
-            why = table.refusal(module)
+            why = table.refusal(module, given)
             return f"{cls.__name__}: {why}" if why else None
         if table.is_neuron(cls):
             if cls.__module__.partition(".")[0] not in {library.partition(".")[0] for library in TABLES}:

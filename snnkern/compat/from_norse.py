@@ -8,17 +8,19 @@ has seen it. Sparse inputs go the way of Norse.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import norse.torch
 import torch
 from norse.torch.functional import reset
+from norse.torch.functional.lif_refrac import compute_refractory_update
 from torch import Tensor
 
 from .. import functional
 from .. import surrogate as surrogates
 from .._surrogate import Surrogate
-from .convert import Converted, number
+from .convert import Converted, Given, number
 
 
 def spike_surrogate(p: Any) -> Surrogate:
@@ -67,6 +69,11 @@ def _state(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def membrane_parameters(p: Any) -> Any:
+    """Those of the membrane; a refractory neuron's parameters hold them."""
+    return getattr(p, "lif", p)
+
+
 class Neuron(Converted):
     """(x, state) -> (output, state), for one step or, in a class without Cell in its name, for a sequence."""
 
@@ -79,7 +86,7 @@ class Neuron(Converted):
     _detach_states = _reset_states
 
     def _adopted(self) -> None:
-        self._membrane_of = self.p, Membrane.of(self.p, self.dt)
+        self._membrane_of = self.p, Membrane.of(membrane_parameters(self.p), self.dt)
 
     def _membrane(self, x: Tensor) -> Membrane:
         if self._membrane_of[0] is not self.p:  # they have been replaced
@@ -227,41 +234,77 @@ class LILinearCell(Neuron, norse.torch.LILinearCell):
         return LI._run(self, torch.nn.functional.linear(x_seq, self.input_weights), state, stores)
 
 
-class LIFRecurrent(Neuron, norse.torch.LIFRecurrent):
-    """Step by step, since the spikes come back through weights."""
+class LIFRefracCell(Neuron, norse.torch.LIFRefracCell):
+    """The operator integrates and fires; Norse's own function keeps still what rests, and its gradient is theirs."""
 
-    several = True
+    several = False
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
-        m, surrogate = self._membrane(x_seq), spike_surrogate(self.p)
-        states = []
+        lif, surrogate = state.lif, spike_surrogate(self.p.lif)
+        spikes, v, i = _synaptic(x_seq, lif.v, lif.i, self._membrane(x_seq), surrogate, False, False)
+        v, z, rho = compute_refractory_update(state, spikes.squeeze(0), v, self.p)
+        return z.unsqueeze(0), type(state)(lif=type(lif)(v=v, i=i), rho=rho)
+
+
+class Recurrent(Neuron):
+    """Step by step, since the spikes come back through weights."""
+
+    def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
+        m, surrogate = self._membrane(x_seq), spike_surrogate(membrane_parameters(self.p))
+        spikes, states = [], []
         for x in torch.nn.functional.linear(x_seq, self.input_weights):
-            total = x + torch.nn.functional.linear(state.z, self.recurrent_weights)
-            z, v, i = _synaptic(total.unsqueeze(0), state.v, state.i, m, surrogate, True, False)
-            state = type(state)(z=z.squeeze(0), v=v, i=i)
+            lif = getattr(state, "lif", state)
+            total = x + torch.nn.functional.linear(lif.z, self.recurrent_weights)
+            z, v, i = _synaptic(total.unsqueeze(0), lif.v, lif.i, m, surrogate, True, False)
+            state = self._next(state, z.squeeze(0), v, i)
+            spikes.append(getattr(state, "lif", state).z)
             states.append(state)
-        spikes = torch.stack([s.z for s in states])
-        return spikes, type(state)(*map(torch.stack, zip(*states, strict=True))) if stores else state
+        return torch.stack(spikes), _stacked(states) if stores else state
+
+    def _next(self, state: Any, z: Tensor, v: Tensor, i: Tensor) -> Any:
+        """The state after a step, from that before it."""
+        return type(state)(z=z, v=v, i=i)
 
 
-class LIFRecurrentCell(Neuron, norse.torch.LIFRecurrentCell):
+class Refractory(Recurrent):
+    def _next(self, state: Any, z: Tensor, v: Tensor, i: Tensor) -> Any:
+        v, z, rho = compute_refractory_update(state, z, v, self.p)
+        return type(state)(lif=type(state.lif)(z=z, v=v, i=i), rho=rho)
+
+
+def _stacked(states: Sequence[Any]) -> Any:
+    """Tuples of states as one tuple of all steps."""
+    if isinstance(states[0], Tensor):
+        return torch.stack(list(states))
+    return type(states[0])(*map(_stacked, zip(*states, strict=True)))
+
+
+class LIFRecurrent(Recurrent, norse.torch.LIFRecurrent):
+    several = True
+
+
+class LIFRecurrentCell(Recurrent, norse.torch.LIFRecurrentCell):
     several = False
-    _run = LIFRecurrent._run
+
+
+class LIFRefracRecurrent(Refractory, norse.torch.LIFRefracRecurrent):
+    several = True
+
+
+class LIFRefracRecurrentCell(Refractory, norse.torch.LIFRefracRecurrentCell):
+    several = False
 
 
 CONVERTED: dict[type, type[Converted]] = {
     getattr(norse.torch, cls.__name__): cls
     for cls in (
         *(LIF, LIFCell, LIFBoxCell, LIFRecurrent, LIFRecurrentCell),
+        *(LIFRefracCell, LIFRefracRecurrent, LIFRefracRecurrentCell),
         *(IAF, IAFCell, LI, LICell, LIBoxCell, LILinearCell),
     )
 }
 
-_REFRACTORY = "nearest: snnkern.nn.RefractoryLIF, whose gradient does not go through the steps of rest"
 NEAREST = {
-    "LIFRefracCell": _REFRACTORY,
-    "LIFRefracRecurrentCell": _REFRACTORY,
-    "LIFRefracRecurrent": _REFRACTORY,
     **dict.fromkeys(("LSNN", "LSNNCell", "LSNNRecurrent", "LSNNRecurrentCell"), "nearest: snnkern.nn.ALIF"),
     **dict.fromkeys(("LIFAdEx", "LIFAdExCell", "LIFAdExRecurrent", "LIFAdExRecurrentCell"), "nearest: snnkern.nn.AdEx"),
     **dict.fromkeys(("LIFEx", "LIFExCell", "LIFExRecurrent", "LIFExRecurrentCell"), "nearest: snnkern.nn.EIF"),
@@ -279,8 +322,8 @@ def is_neuron(kind: type) -> bool:
     )
 
 
-def refusal(module: Any) -> str | None:
-    p = module.p
+def refusal(module: Any, given: Given) -> str | None:
+    p = membrane_parameters(module.p)
     m = Membrane.of(p, module.dt)
     for name, share in (("tau_mem_inv", m.d), ("tau_syn_inv", m.e)):
         if not bool(((torch.as_tensor(share) > 0) & (torch.as_tensor(share) <= 1)).all()):

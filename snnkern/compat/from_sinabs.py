@@ -18,8 +18,9 @@ from torch import Tensor
 
 from .. import functional
 from .. import surrogate as surrogates
+from .._states import call_with_states
 from .._surrogate import Surrogate
-from .convert import Converted, number
+from .convert import NEAREST_SURROGATE, Converted, Given, given_surrogate, number
 
 
 def spike_surrogate(function: Any, threshold: float) -> Surrogate:
@@ -62,6 +63,11 @@ class Layer(Converted):
     def __repr__(self) -> str:
         return f"snnkern.{super().__repr__()}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        copied: Layer = super().__deepcopy__(memo)  # type: ignore[misc]  # which makes a new layer
+        copied.__dict__["_given"] = self._given
+        return copied
+
     def _reset_states(self) -> None:
         self.reset_states()
 
@@ -69,10 +75,10 @@ class Layer(Converted):
         for name, value in self.named_buffers():
             setattr(self, name, value.detach())
 
-    def forward(self, input_data: Tensor) -> Tensor:
+    def forward(self, input_data: Tensor) -> Any:
         if isinstance(self, SqueezeMixin):
-            return self.squeeze_forward(input_data, self._sequence)
-        return self._sequence(input_data)
+            return call_with_states(self, self.squeeze_forward, input_data, self._sequence)
+        return call_with_states(self, self._sequence, input_data)
 
     def _sequence(self, x: Tensor) -> Tensor:
         """From and to [batch, time, ...]."""
@@ -136,7 +142,8 @@ class LIF(Layer, sinabs.layers.LIF):
         function, threshold = self.surrogate_grad_fn, self.spike_threshold
         key = (type(function), *vars(function).items(), threshold._version)
         if getattr(self, "_spike_key", None) != key or self._spike_threshold is not threshold:
-            self._spike_surrogate = spike_surrogate(function, float(threshold.detach().flatten()[0]))
+            own = given_surrogate(function, self._given)
+            self._spike_surrogate = own or spike_surrogate(function, float(threshold.detach().flatten()[0]))
             self._spike_key, self.__dict__["_spike_threshold"] = key, threshold
         return self._spike_surrogate
 
@@ -163,7 +170,8 @@ class ALIF(Layer, sinabs.layers.ALIF):
         firing: dict[str, Any] = {
             "v_reset": None,
             "max_spikes": most,
-            "surrogate": spike_surrogate(self.surrogate_grad_fn, 1.0),
+            "surrogate": given_surrogate(self.surrogate_grad_fn, self._given)
+            or spike_surrogate(self.surrogate_grad_fn, 1.0),
         }
         state = dict(self.named_buffers())
         spikes, states = [], []
@@ -220,14 +228,18 @@ def is_neuron(kind: type) -> bool:
     return issubclass(kind, sinabs.layers.StatefulLayer)
 
 
-def refusal(module: Any) -> str | None:
+def refusal(module: Any, given: Given) -> str | None:
     if isinstance(module, sinabs.layers.ExpLeak):
         return None if module.min_v_mem is None else "min_v_mem without a spike; nearest: min_v_mem=None"
     try:
         most_spikes(module.spike_fn)
-        spike_surrogate(module.surrogate_grad_fn, 1.0)
     except ValueError as error:
-        return f"{error}; nearest: SingleExponential() with SingleSpike, MaxSpike or MultiSpike"
+        return f"{error}; nearest: SingleSpike, MaxSpike or MultiSpike"
+    if given_surrogate(module.surrogate_grad_fn, given) is None:
+        try:
+            spike_surrogate(module.surrogate_grad_fn, 1.0)
+        except ValueError as error:
+            return f"{error}; {NEAREST_SURROGATE}"
     relative = isinstance(module.surrogate_grad_fn, (activation.SingleExponential, activation.PeriodicExponential))
     if isinstance(module, sinabs.layers.ALIF):
         if isinstance(module.surrogate_grad_fn, activation.PeriodicExponential):

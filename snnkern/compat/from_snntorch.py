@@ -17,8 +17,9 @@ from torch import Tensor
 
 from .. import functional
 from .. import surrogate as surrogates
+from .._states import call_with_states
 from .._surrogate import Surrogate
-from .convert import Converted, number
+from .convert import NEAREST_SURROGATE, Converted, Given, given_surrogate, number
 
 # The maker of a surrogate -> ours, from its arguments.
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
@@ -70,6 +71,9 @@ class Neuron(Converted):
             setattr(self, name, getattr(self, name).detach())
 
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
+        return call_with_states(self, self._forward, input_, *states, **named)
+
+    def _forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
         if input_.dim() == 0:  # the operators take neurons by the row
             return super().forward(input_, *states, **named)  # type: ignore[misc]
         if len(states) > len(self.names) or not named.keys() <= set(self.names[len(states) :]):
@@ -112,7 +116,7 @@ class Neuron(Converted):
 
     def _spike(self) -> Surrogate:
         if getattr(self, "_spike_key", None) is not self.spike_grad:
-            self._spike_surrogate = spike_surrogate(self.spike_grad)
+            self._spike_surrogate = given_surrogate(self.spike_grad, self._given) or spike_surrogate(self.spike_grad)
             self._spike_key = self.spike_grad
         return self._spike_surrogate
 
@@ -191,15 +195,16 @@ def is_neuron(kind: type) -> bool:
     return any(base.__module__.startswith("snntorch._neurons") for base in kind.__mro__)
 
 
-def refusal(module: Any) -> str | None:
+def refusal(module: Any, given: Given) -> str | None:
     if module.inhibition:
         return "inhibition=True lets one neuron of a layer spike; nearest: inhibition=False"
     if module.state_quant:
         return "state_quant rounds its states; nearest: state_quant=False"
     if isinstance(module, snntorch.RSynaptic) and not module.reset_delay:
         return "reset_delay=False does not run in snnTorch either; nearest: reset_delay=True"
-    try:
-        spike_surrogate(module.spike_grad)
-    except ValueError as error:
-        return f"{error}; nearest: snntorch.surrogate.atan, fast_sigmoid, sigmoid or straight_through_estimator"
+    if given_surrogate(module.spike_grad, given) is None:
+        try:
+            spike_surrogate(module.spike_grad)
+        except ValueError as error:
+            return f"{error}; {NEAREST_SURROGATE}"
     return None

@@ -10,12 +10,20 @@ from typing import Any
 
 from spikingjelly.activation_based import neuron
 
-from .convert import Converted
+from .._surrogate import Surrogate
+from .convert import NEAREST_SURROGATE, Converted, Given, given_surrogate
 from .spikingjelly._fused import NODES, Fused, spike_surrogate
 
 
+class Node(Converted, Fused):
+    """Base of the converted neurons of SpikingJelly."""
+
+    def _ours(self, function: Any) -> Surrogate:
+        return given_surrogate(function, self._given) or spike_surrogate(function)
+
+
 def _converted(name: str) -> type[Converted]:
-    bases = (Converted, Fused, getattr(neuron, name))
+    bases = (Node, getattr(neuron, name))
     return type(name, bases, {"__module__": __name__, "fused": NODES[name]})
 
 
@@ -40,17 +48,18 @@ def is_neuron(kind: type) -> bool:
     return any(base.__module__.startswith("spikingjelly.activation_based.neuron") for base in kind.__mro__)
 
 
-def refusal(module: Any) -> str | None:
+def refusal(module: Any, given: Given) -> str | None:
     function = module.surrogate_function
     if type(module).__name__ == "TernaryLIFNode" and module.v_reset is not None and not module.detach_reset:
         return "the gradient of its hard reset is another; nearest: detach_reset=True, or v_reset=None"
-    if NODES[type(module).__name__].has_surrogate:
+    if not NODES[type(module).__name__].has_surrogate:
+        if (function.grad_min, function.grad_max) != (0, function.max_spike_count):
+            return "its gradient has a window of its own (grad_window); nearest: a window from 0 to max_spike_count"
+    elif given_surrogate(function, given) is None:
         try:
             spike_surrogate(function)
         except (TypeError, ValueError) as error:
-            return f"{error}; nearest: one of snnkern.surrogate"
+            return f"{error}; {NEAREST_SURROGATE}"
         if type(function).__name__ == "S2NN" and not function.spiking:
             return "with spiking=False, the derivative of S2NN differs from its gradient; nearest: spiking=True"
-    elif (function.grad_min, function.grad_max) != (0, function.max_spike_count):
-        return "its gradient has a window of its own (grad_window); nearest: a window from 0 to max_spike_count"
     return None

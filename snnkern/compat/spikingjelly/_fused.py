@@ -5,6 +5,7 @@ Fused serves the classes of snnkern.compat.spikingjelly and those that snnkern.c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -15,6 +16,8 @@ from torch import Tensor
 from ... import functional
 from ... import surrogate as surrogates
 from ..._networks import Foreign
+from ..._norm import Norm
+from ..._states import call_with_states
 from ..._surrogate import Surrogate
 
 # The modules whose surrogates are meant by their names.
@@ -35,6 +38,12 @@ class Node:
     arguments: Mapping[str, str | Callable[[Any], Any]]
     states: Mapping[str, str] = field(default_factory=lambda: {"v": "v"})
     has_surrogate: bool = True
+
+    @property
+    def batch_norm(self) -> Callable[..., Any]:
+        """Our function behind a BatchNorm."""
+        normed: Callable[..., Any] = getattr(functional, f"batch_norm_{self.function.__name__.rstrip('_')}")
+        return normed
 
 
 def _same(*names: str) -> dict[str, str]:
@@ -107,10 +116,12 @@ class Fused(Foreign):
     reset: Callable[[], None]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
-        return self._run(x.unsqueeze(0), several=False).squeeze(0)
+        spikes: Tensor = call_with_states(self, self._run, x.unsqueeze(0), several=False)
+        return spikes.squeeze(0)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        return self._run(x_seq, several=True)
+        spikes: Tensor = call_with_states(self, self._run, x_seq, several=True)
+        return spikes
 
     def _run(self, x_seq: Tensor, several: bool) -> Tensor:
         if x_seq.dim() == 1:  # a single neuron: the operators take neurons by the row
@@ -118,6 +129,22 @@ class Fused(Foreign):
             for name in self.fused.states.values():
                 setattr(self, name, getattr(self, name).squeeze(-1))
             return spikes.squeeze(-1)
+        return self._call(self.fused.function, x_seq, several)[0]
+
+    def _refuses_norm(self) -> str:
+        """Why it cannot run behind a BatchNorm as one operator, or nothing."""
+        forward = next(c for c in type(self).__mro__ if "forward" in vars(c))
+        if type(self).multi_step_forward is not Fused.multi_step_forward or not forward.__module__.endswith(".base"):
+            return f"{type(self).__name__} has a forward of its own"
+        return "" if getattr(self, "step_mode", "s") == "m" else "its step_mode is 's': it sees one step at a time"
+
+    def _normed(self, x_seq: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
+        function = functools.partial(self.fused.batch_norm, **norm._asdict())
+        spikes, (sum_seq,) = call_with_states(self, self._call, function, x_seq, several=True)
+        return spikes, sum_seq
+
+    def _call(self, function: Callable[..., Any], x_seq: Tensor, several: bool) -> tuple[Tensor, list[Any]]:
+        """The spikes, and what the function returns behind the states, which are kept."""
         states = self.fused.states
         arguments: dict[str, Any] = {f"{ours}_init": self._start(name, x_seq[0]) for ours, name in states.items()}
         for ours, value in self.fused.arguments.items():
@@ -125,7 +152,8 @@ class Fused(Foreign):
         if self.fused.has_surrogate:
             arguments["surrogate"] = self._spike()
         stores, stores_all = getattr(self, "store_v_seq", False), getattr(self, "store_state_seqs", False)
-        spikes, *values = self.fused.function(x_seq, store_v_seq=stores or stores_all, **arguments)
+        spikes, *values = function(x_seq, store_v_seq=stores or stores_all, **arguments)
+        values, rest = values[: len(states)], values[len(states) :]
         sequences = values
         if stores or stores_all:
             values = [value[-1].clone() for value in values]  # no view, which functional.detach_net could not detach
@@ -137,7 +165,7 @@ class Fused(Foreign):
             self.v_seq = torch.cat((before, sequences[0])) if kept else sequences[0]
         if several and stores_all:
             self.state_seqs = sequences
-        return spikes
+        return spikes, rest
 
     def _reset_states(self) -> None:
         self.reset()
@@ -164,6 +192,9 @@ class Fused(Foreign):
         function = self.surrogate_function
         key = _key(function)
         if getattr(self, "_spike_key", None) != key:
-            self._spike_surrogate = spike_surrogate(function)
+            self._spike_surrogate = self._ours(function)
             self._spike_key = key
         return self._spike_surrogate
+
+    def _ours(self, function: Any) -> Surrogate:
+        return spike_surrogate(function)
