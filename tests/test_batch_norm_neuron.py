@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from test_norm import laid_out
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from snnkern import functional, nn, surrogate
 
 from support import NEURON_NAMES, calm, function, neuron_class, noise, options_of
-from test_distributed import run
 
 SHAPE = (6, 3, 4, 5, 5)  # [T, N, C, H, W]
 
@@ -263,16 +261,6 @@ def test_a_recomputation_counts_no_batch(use_reentrant: bool, device: str) -> No
     assert_same(found, list(torch.autograd.grad(wanted.sum(), [x, *plain.parameters()])))
     assert together.num_batches_tracked == 1
     assert_same(buffers(together), buffers(plain))
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="this torch was built without distributed")
-def test_distributed_data_parallel(device: str, tmp_path: Path) -> None:
-    run("batch_norm_neuron", device, tmp_path)
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="this torch was built without distributed")
-def test_processes_that_share_statistics(device: str, tmp_path: Path) -> None:
-    run("sync_batch_norm", device, tmp_path)
 
 
 def test_evaluation_is_the_same_for_any_batch(device: str) -> None:

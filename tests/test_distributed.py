@@ -61,6 +61,22 @@ def test_recurrent_layers(device: str, tmp_path: Path) -> None:
     run("recurrent", device, tmp_path)
 
 
+def test_batch_norm_neurons(device: str, tmp_path: Path) -> None:
+    run("batch_norm_neuron", device, tmp_path)
+
+
+def test_batch_norm_neurons_that_share_statistics(device: str, tmp_path: Path) -> None:
+    run("sync_batch_norm", device, tmp_path)
+
+
+def test_fused_networks(device: str, tmp_path: Path) -> None:
+    run("fused", device, tmp_path)
+
+
+def test_fused_networks_that_share_statistics(device: str, tmp_path: Path) -> None:
+    run("fused_sync_batch_norm", device, tmp_path)
+
+
 def test_dtensor_sharded_over_time_is_refused(device: str, tmp_path: Path) -> None:
     run("dtensor_time", device, tmp_path)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from test_compat_spikingjelly import FILES, installed, load  # noqa: F401  a fixture
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +21,6 @@ import snnkern
 from snnkern import nn, surrogate
 
 from support import library, noise
-from test_distributed import run
 
 Conv, Norm, Norm1 = torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.BatchNorm1d
 
@@ -733,16 +731,6 @@ def test_model_files_in_the_style_of_published_ones(path: Path) -> None:
         out = each(x)
         found.append([out, *torch.autograd.grad(out.square().sum(), list(each.parameters()))])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="this torch was built without distributed")
-def test_distributed_data_parallel(device: str, tmp_path: Path) -> None:
-    run("fused", device, tmp_path)
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="this torch was built without distributed")
-def test_sync_batch_norm(device: str, tmp_path: Path) -> None:
-    run("fused_sync_batch_norm", device, tmp_path)
 
 
 def test_errors() -> None:

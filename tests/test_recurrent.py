@@ -469,8 +469,12 @@ def test_checkpointing(use_reentrant: bool, device: str) -> None:
 def test_what_is_not_supported() -> None:
     given = tensors("lif", (4, 2, 3), torch.float32)
     x, weight = given["x_seq"].requires_grad_(), given["weight_hh"].requires_grad_()
-    with pytest.raises(NotImplementedError, match="lif_recurrent_forward: forward-mode AD"):
-        torch.func.jvp(lambda x: functional.recurrent_lif(x, weight)[0], (x,), (x,))
+    with pytest.raises(
+        NotImplementedError, match=r"forward-mode AD \(jvp\) is not supported; snnkern\.reference supports it"
+    ):
+        torch.func.jvp(lambda x: functional.recurrent_lif(x, weight)[1], (x,), (x,))
+    _, tangent = torch.func.jvp(lambda x: reference.recurrent_lif(x, weight)[1], (x,), (x,))
+    assert tangent.abs().max() > 0
     (grad,) = torch.autograd.grad(functional.recurrent_lif(x, weight)[0].sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="lif_recurrent_forward: double backward"):
         grad.sum().backward()

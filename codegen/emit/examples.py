@@ -18,13 +18,19 @@ POINTS = (-0.5, 0.0, 0.5)
 """Where the example of a surrogate takes its gradient."""
 
 
+def _results(neuron: type[Neuron]) -> str:
+    return ", ".join([neuron.output, *(s.name for s in neuron.states)])
+
+
+def _learned(neuron: type[Neuron]) -> str:
+    return "".join(f", {t.name}=torch.tensor({1 / t.argument.number!r})" for t in neuron.learned)
+
+
 def function_example(neuron: type[Neuron], function: str) -> list[str]:
     amplitude, outputs = response(neuron)
-    learned = "".join(f", {t.name}=torch.tensor({1 / t.argument.number!r})" for t in neuron.learned)
-    states = [s.name for s in neuron.states]
     return [
         f">>> x_seq = torch.full(({STEPS}, 2), {amplitude!r})  # {STEPS} steps of 2 neurons",
-        f">>> {', '.join([neuron.output, *states])} = snnkern.{function}(x_seq{learned})",
+        f">>> {_results(neuron)} = snnkern.{function}(x_seq{_learned(neuron)})",
         *_listed(f"{neuron.output}[:, 0].tolist()", outputs),
         f">>> {neuron.output}.shape, v.shape",
         f"(torch.Size([{STEPS}, 2]), torch.Size([2]))",
@@ -33,15 +39,13 @@ def function_example(neuron: type[Neuron], function: str) -> list[str]:
 
 def recurrent_example(neuron: type[Neuron], function: str) -> list[str]:
     amplitude, outputs = response(neuron, SELF)
-    learned = "".join(f", torch.tensor({1 / t.argument.number!r})" for t in neuron.learned)
-    states = [s.name for s in neuron.states]
     return [
         f">>> x_seq = torch.full(({STEPS}, 2, 3), {amplitude!r})  # {STEPS} steps of 2 samples and 3 neurons",
         f">>> weight_hh = torch.full((3,), {SELF!r})  # each neuron inhibits itself",
-        f">>> {', '.join([neuron.output, *states])} = snnkern.{function}(x_seq, weight_hh{learned})",
+        f">>> {_results(neuron)} = snnkern.{function}(x_seq, weight_hh{_learned(neuron)})",
         *_listed(f"{neuron.output}[:, 0, 0].tolist()", outputs),
         ">>> weight_hh = torch.randn(3, 3)  # each neuron feeds all",
-        f">>> {neuron.output}, *_ = snnkern.{function}(x_seq, weight_hh{learned})",
+        f">>> {neuron.output}, *_ = snnkern.{function}(x_seq, weight_hh{_learned(neuron)})",
         f">>> {neuron.output}.shape, v.shape",
         f"(torch.Size([{STEPS}, 2, 3]), torch.Size([2, 3]))",
     ]
@@ -59,11 +63,10 @@ def recurrent_module_example(neuron: type[Neuron]) -> list[str]:
 
 def batch_norm_example(neuron: type[Neuron], function: str) -> list[str]:
     learned = "".join(f"torch.tensor({1 / t.argument.number!r}), " for t in neuron.learned)
-    states = [s.name for s in neuron.states]
     return [
         f">>> x_seq = torch.randn({STEPS}, 2, 3)  # {STEPS} steps of 2 samples with 3 channels",
         ">>> running_mean, running_var = torch.zeros(3), torch.ones(3)",
-        f">>> {', '.join([neuron.output, *states])}, _ = snnkern.{function}(x_seq, {learned}running_mean, running_var, training=True)",
+        f">>> {_results(neuron)}, _ = snnkern.{function}(x_seq, {learned}running_mean, running_var, training=True)",
         f">>> {neuron.output}.shape, v.shape",
         f"(torch.Size([{STEPS}, 2, 3]), torch.Size([2, 3]))",
         ">>> torch.allclose(running_mean, 0.1 * x_seq.mean((0, 1)))",

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "multistep_cpu.h"
+#include "stage_cpu.h"
 
 namespace snnkern::cpu {
 
@@ -26,12 +26,14 @@ struct NormLoops {
 
 // T: of the sequences. `sums`, [2, size], is what is summed over a share of the neurons.
 template <class T>
-class NormStage final : public Stage {
-  using R = real_t<T>;
+class NormStage final : public RowStage<T> {
+  using Base = RowStage<T>;
+  using Base::a_, Base::block_, Base::load, Base::store, Base::load_grad_spike;
+  using typename Base::R;
 
  public:
   NormStage(const KernelArgs& a, double* sums, const NormLoops<T>& loops)
-      : a_(a), sums_(sums), loops_(loops), tables_(kTables * a.norm.size) {
+      : Base(a), sums_(sums), loops_(loops), tables_(kTables * a.norm.size) {
     const NormArgs& n = a.norm;
     if (!n.mean) return;  // for the moments
     const double share = n.sums ? 1 / n.count : 0;
@@ -84,12 +86,7 @@ class NormStage final : public Stage {
 
   SNNKERN_FN void do_output(int64_t t, const void* spike) { store(a_.spike, t, static_cast<const R*>(spike)); }
 
-  SNNKERN_FN void do_grad_output(int64_t t) {
-    if (a_.grad_spike)
-      load(a_.grad_spike, t, row_);
-    else
-      fill(row_, R(0));
-  }
+  SNNKERN_FN void do_grad_output(int64_t t) { load_grad_spike(t, row_); }
 
   SNNKERN_FN void do_grad_input(int64_t t, const void* gradient) {
     std::memcpy(row_, gradient, sizeof(row_));
@@ -193,26 +190,12 @@ class NormStage final : public Stage {
         });
   }
 
-  SNNKERN_FN void load(const void* sequence, int64_t t, R* to) {
-    const T* __restrict from = block_->read(a_, sequence, t, in_);
-    for (int64_t i = 0; i < kCpuBlock; ++i) to[i] = to_real(from[i]);
-  }
-
-  SNNKERN_FN void store(void* sequence, int64_t t, const R* values) {
-    T* __restrict to = block_->write(a_, sequence, t, out_);
-    for (int64_t i = 0; i < kCpuBlock; ++i) to[i] = from_real<T>(values[i]);
-    block_->commit(a_, sequence, t, out_);
-  }
-
-  const KernelArgs& a_;
   double* sums_;
   const NormLoops<T>& loops_;
   std::vector<R> tables_;
-  const Block* block_ = nullptr;
   alignas(64) R mean_[kCpuBlock] = {}, scale_[kCpuBlock] = {}, bias_[kCpuBlock] = {}, inverse_[kCpuBlock] = {};
   alignas(64) R constant_[kCpuBlock] = {}, slope_[kCpuBlock] = {}, y_[kCpuBlock] = {}, row_[kCpuBlock] = {};
   alignas(64) double first_[kCpuBlock] = {}, gy_[kCpuBlock] = {}, product_[kCpuBlock] = {};
-  alignas(64) T in_[kCpuBlock] = {}, out_[kCpuBlock] = {};
 };
 
 }  // namespace snnkern::cpu

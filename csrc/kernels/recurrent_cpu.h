@@ -1,7 +1,7 @@
 // Neurons whose spikes come back to them, on the CPU: the product with the weights, and the stage in the time loops of
 // multistep_cpu.h. A block is whole rows of neurons, so that it needs no other.
 #pragma once
-#include "multistep_cpu.h"
+#include "stage_cpu.h"
 
 // Sums of a gradient may be rounded once for a product and a sum, where a processor has such an instruction.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -113,13 +113,15 @@ SNNKERN_FN void recurrent_product_back(const RecurrentArgs& r, const void* from,
 
 // T: of the sequences.
 template <class T>
-class RecurrentStage final : public Stage {
-  using R = real_t<T>;
+class RecurrentStage final : public RowStage<T> {
+  using Base = RowStage<T>;
+  using Base::a_, Base::block_, Base::load, Base::store, Base::load_grad_spike;
+  using typename Base::R;
   using Product = decltype(CpuRecurrence::product);
 
  public:
   RecurrentStage(const KernelArgs& a, const RecurrentArgs& r, Product product, Product back)
-      : a_(a), r_(r), product_(product), back_(back) {}
+      : Base(a), r_(r), product_(product), back_(back) {}
 
   void enter(const Block& block) override {
     block_ = &block;
@@ -139,18 +141,10 @@ class RecurrentStage final : public Stage {
     return row_;
   }
 
-  void output(int64_t t, const void* spike) override {
-    const R* __restrict from = static_cast<const R*>(spike);
-    T* __restrict to = block_->write(a_, a_.spike, t, out_);
-    for (int64_t i = 0; i < kCpuBlock; ++i) to[i] = from_real<T>(from[i]);
-    block_->commit(a_, a_.spike, t, out_);
-  }
+  void output(int64_t t, const void* spike) override { store(a_.spike, t, static_cast<const R*>(spike)); }
 
   const void* grad_output(int64_t t) override {
-    if (a_.grad_spike)
-      load(a_.grad_spike, t, row_);
-    else
-      fill(row_, R(0));
+    load_grad_spike(t, row_);
     if (t + 1 == a_.T || !r_.backward) return row_;
     back_(r_, grad_, z_, block_->count / r_.size);
     for (int64_t i = 0; i < kCpuBlock; ++i) row_[i] += z_[i];
@@ -165,18 +159,10 @@ class RecurrentStage final : public Stage {
   void leave() override {}
 
  private:
-  SNNKERN_FN void load(const void* sequence, int64_t t, R* to) {
-    const T* __restrict from = block_->read(a_, sequence, t, in_);
-    for (int64_t i = 0; i < kCpuBlock; ++i) to[i] = to_real(from[i]);
-  }
-
-  const KernelArgs& a_;
   const RecurrentArgs& r_;
   const Product product_, back_;
-  const Block* block_ = nullptr;
   alignas(64) R spike_[kCpuBlock] = {}, z_[kCpuBlock] = {}, row_[kCpuBlock] = {};
   alignas(64) R bias_[kCpuBlock] = {}, grad_[kCpuBlock] = {};
-  alignas(64) T in_[kCpuBlock] = {}, out_[kCpuBlock] = {};
 };
 
 }  // namespace snnkern::cpu
