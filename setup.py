@@ -1,34 +1,49 @@
-"""Builds snnkern: generates the kernels, compiles them into snnkern/lib/libsnnkern.so, and binds snnkern._C to it.
+"""Builds snnkern from source: generates the kernels, compiles them, the host for the torch that is there, and the binding.
+codegen/build.py says what is compiled, and with what.
 
 SNNKERN_CUDA=auto|0|1   auto builds CUDA kernels when torch is a CUDA build (whether a GPU is present does not matter)
 SNNKERN_ONLY=...        restricts a development build, e.g. "lif:atan:hard:f32"
+SNNKERN_TORCH_HEADERS=folder   builds hosts for other releases of torch as well, from folder/2.11/torch/include and so on
+SNNKERN_LIBRARIES=folder       takes the kernels and the hosts from there, and compiles the binding alone, without torch
 TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME   as for every PyTorch extension
 """
 
 import os
-import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-
-try:
-    import pybind11
-    import torch
-    from torch.utils import cpp_extension
-except ModuleNotFoundError as error:
-    raise SystemExit(
-        f"snnkern builds against the torch that will run it, and needs {error.name}. Install torch first, then:\n"
-        "    pip install setuptools ninja pybind11\n"
-        "    pip install --no-build-isolation ."
-    ) from error
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+LIBRARIES = os.environ.get("SNNKERN_LIBRARIES")
+# What only looks at the sources compiles nothing, and so needs no torch.
+COMPILES = not {"sdist", "egg_info", "dist_info"} & set(sys.argv)
+
+if not sys.platform.startswith("linux"):
+    raise SystemExit(
+        f"snnkern's kernels build on Linux, not on {sys.platform} (on Windows use WSL 2). The equations of its neurons in "
+        "plain PyTorch are snnkern.reference."
+    )
+if COMPILES:
+    try:
+        import pybind11
+
+        if not LIBRARIES:
+            import torch
+            from torch.utils import cpp_extension
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"snnkern builds against the torch that will run it, and needs {error.name}. Install torch first, then:\n"
+            "    pip install setuptools ninja pybind11\n"
+            "    pip install --no-build-isolation ."
+        ) from error
+
 sys.path.insert(0, str(ROOT))  # a build back-end does not put the project's folder on the path
 
+from codegen import build  # noqa: E402
 from codegen.__main__ import generate  # noqa: E402
 from codegen.emit.kernels import Selection, files  # noqa: E402
 
@@ -36,8 +51,6 @@ try:
     SELECTION = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
 except ValueError as error:
     raise SystemExit(str(error)) from error
-LIBRARY = "snnkern.lib.libsnnkern"
-DEFAULT_ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0")
 
 
 def find_nvcc() -> "Path | None":
@@ -86,27 +99,8 @@ def take_compiler() -> None:
 
 
 def architectures() -> str:
-    """What the user asked for, or the default where this nvcc knows it; the last one also as PTX for GPUs to come."""
-    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return asked
-    known = subprocess.run([str(find_nvcc()), "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-    chosen = [a for a in DEFAULT_ARCHITECTURES if f"compute_{a.replace('.', '')}" in known.split()]
-    return ";".join(chosen) + "+PTX"
-
-
-def compression() -> list[str]:
-    """How nvcc makes kernels small. Drivers for CUDA 13 all read the second form, which is a fifth smaller."""
-    version = subprocess.run([str(find_nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
-    release = re.search(r"release (\d+)", version)
-    return ["--compress-mode=size"] if release and int(release[1]) >= 13 else ["-Xfatbin", "-compress-all"]
-
-
-def sources(cuda: bool) -> list[str]:
-    """The hand-written files, and from the generator's own list those of the devices that are built."""
-    devices = ("cpu", "cuda") if cuda else ("cpu",)
-    made = [p for p in files(SELECTION) if p.split("/")[0] in devices]
-    written = ("ops", "host", "driver", "autograd")
-    return [*(f"csrc/torch/{name}.cpp" for name in written), *(f"csrc/generated/{p}" for p in made)]
+    """What the user asked for, or the default where this nvcc knows it."""
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join(build.architectures(find_nvcc())) + "+PTX"
 
 
 def headers() -> list[str]:
@@ -115,76 +109,108 @@ def headers() -> list[str]:
     return [*(str(p.relative_to(ROOT)) for p in written), *made]
 
 
-def extensions() -> list[Extension]:
-    take_compiler()
-    cuda = decide_cuda()
-    macros: list[tuple[str, str | None]] = []
-    # The results must not depend on contraction; errno and traps would keep loops from being vectorised.
-    # OpenMP's run time comes with torch: linking it here too could bring in a second one.
-    cxx = [
-        "-O3",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        "-ffp-contract=off",
-        "-fvisibility=hidden",
-        "-fopenmp",
-        "-g0",
-    ]
-    nvcc = ["-O3", "-fmad=false", "-Xcompiler", "-fvisibility=hidden"]
+def kernels(cuda: bool) -> Extension:
+    """The library of kernels. It is linked to nothing of torch."""
+    nvcc = [*build.NVCC]
+    release = architecture_list = None
     if cuda:
-        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
+        release, architecture_list = build.nvcc_release(find_nvcc()), architectures()
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architecture_list
         cpp_extension.CUDA_HOME = cpp_extension.CUDA_HOME or str(find_nvcc().parent.parent)
-        macros.append(("SNNKERN_WITH_CUDA", None))
-        nvcc += compression()
-    make = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
-    library = make(
-        LIBRARY,
-        sources(cuda),
+        nvcc.append(build.compression(release))
+    about = ROOT / "build" / "about_kernels.cpp"
+    text = build.build_source(release, architecture_list, os.environ.get("SNNKERN_ONLY"))
+    if not about.exists() or about.read_text(encoding="utf-8") != text:
+        about.parent.mkdir(exist_ok=True)
+        about.write_text(text, encoding="utf-8")
+    made = build.kernel_sources(files(SELECTION), cuda=cuda)
+    return Extension(
+        f"snnkern.lib.lib{build.KERNELS}",
+        [*(f"csrc/generated/{p}" for p in made), "build/about_kernels.cpp"],
         depends=headers(),
-        define_macros=macros,
-        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-        # No library that is linked statically (libstdc++, with some toolchains) shows its symbols to the process.
-        extra_link_args=["-s", "-Wl,-soname,libsnnkern.so", "-Wl,--exclude-libs,ALL"],
-        py_limited_api=True,  # keeps libtorch_python out: a C++ program can load this library
-    )
-    about = [*macros, ("SNNKERN_TORCH", torch.__version__)]
-    if only := os.environ.get("SNNKERN_ONLY"):
-        about.append(("SNNKERN_ONLY", only))
-    if cuda:
-        about += [
-            ("SNNKERN_CUDA_VERSION", torch.version.cuda),
-            ("SNNKERN_CUDA_ARCHITECTURES", os.environ["TORCH_CUDA_ARCH_LIST"]),
-        ]
-    binding = Extension(
-        "snnkern._C",
-        ["csrc/torch/python.cpp"],
-        depends=["csrc/torch/info.h"],
-        include_dirs=[pybind11.get_include()],
-        define_macros=[(name, f'"{value}"' if value else None) for name, value in about],
-        extra_compile_args={"cxx": ["-O2", "-std=c++17", "-fvisibility=hidden", "-g0"]},
-        libraries=["snnkern"],
-        runtime_library_dirs=["$ORIGIN/lib"],
+        include_dirs=[str(ROOT / "csrc" / "kernels")],
+        extra_compile_args={"cxx": [build.KERNELS_STANDARD, *build.CXX], "nvcc": nvcc},
+        extra_link_args=[*build.link_flags(build.KERNELS), *(build.cuda_link_flags(find_nvcc()) if cuda else [])],
         language="c++",
     )
-    return [library, binding]
 
 
-class BuildExtension(cpp_extension.BuildExtension):
+def host(torch_version: str, include: list[str], library_dirs: list[str]) -> Extension:
+    """The operators, for a torch."""
+    name = build.host_name(torch_version)
+    return Extension(
+        f"snnkern.lib.lib{name}",
+        [str(p.relative_to(ROOT)) for p in build.host_sources(ROOT / "csrc")],
+        depends=headers(),
+        include_dirs=include,
+        library_dirs=library_dirs,
+        extra_compile_args={"cxx": [*build.HOST_CXX, *build.CXX]},
+        extra_link_args=build.host_link_flags(name),
+        language="c++",
+    )
+
+
+def hosts() -> list[Extension]:
+    """For the torch that is there, and for those of which $SNNKERN_TORCH_HEADERS has 2.11/torch/include and so on."""
+    made = {
+        build.host_name(torch.__version__): host(
+            torch.__version__, cpp_extension.include_paths(), cpp_extension.library_paths()
+        )
+    }
+    if folder := os.environ.get("SNNKERN_TORCH_HEADERS"):
+        stand_ins = str(build.stand_ins(ROOT / "build" / "stand_ins", build.TORCH_LIBRARIES))
+        for include in sorted(Path(folder).resolve().glob("*/torch/include")):
+            version = f"{include.parent.parent.name}.0"
+            made.setdefault(build.host_name(version), host(version, [str(include)], [stand_ins]))
+    return list(made.values())
+
+
+def binding() -> Extension:
+    return Extension(
+        "snnkern._C",
+        ["csrc/torch/python.cpp"],
+        depends=["csrc/torch/info.h", "csrc/kernels/multistep.h"],
+        include_dirs=[pybind11.get_include()],
+        extra_compile_args={"cxx": ["-O2", build.KERNELS_STANDARD, "-fvisibility=hidden", "-g0"]},
+        language="c++",
+    )
+
+
+def extensions() -> list[Extension]:
+    if not COMPILES:
+        return []
+    take_compiler()
+    return [binding()] if LIBRARIES else [kernels(decide_cuda()), *hosts(), binding()]
+
+
+class BuildExtension(build_ext if LIBRARIES or not COMPILES else cpp_extension.BuildExtension):
+    def run(self) -> None:
+        super().run()
+        if LIBRARIES:  # as another build made them: only the binding depends on the version of Python
+            target = Path(self.build_lib) / "snnkern" / "lib"
+            target.mkdir(parents=True, exist_ok=True)
+            for library in Path(LIBRARIES).glob("lib*.so"):
+                shutil.copy(library, target)
+
     def get_ext_filename(self, name: str) -> str:
-        # The library is no Python module, so it has no suffix of one.
-        return name.replace(".", "/") + ".so" if name in (LIBRARY, "libsnnkern") else super().get_ext_filename(name)
+        # A library is no Python module, so it has no suffix of one.
+        is_library = name.rpartition(".")[2].startswith("lib")
+        return name.replace(".", "/") + ".so" if is_library else super().get_ext_filename(name)
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name == "snnkern._C":
-            ext.library_dirs.append(str(Path(self.get_ext_fullpath(LIBRARY)).parent))
+        if f"-l{build.KERNELS}" in ext.extra_link_args:
+            ext.library_dirs.append(str(Path(self.get_ext_fullpath(f"snnkern.lib.lib{build.KERNELS}")).parent))
+        if LIBRARIES:  # setuptools knows flags for one compiler
+            ext.extra_compile_args = ext.extra_compile_args["cxx"]
+        shared, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)  # hosts have the same sources
         super().build_extension(ext)
+        self.build_temp = shared
 
 
 # Before any command: setuptools looks for the generated package first of all.
 print(generate(SELECTION, ROOT), flush=True)
-release = re.match(r"\d+\.\d+", torch.__version__).group()
 setup(
+    version=build.version(os.environ.get("SNNKERN_ONLY")),
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtension},
-    install_requires=[f"torch=={release}.*"],  # the library does not load with another release
 )

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from . import build
 from .emit import kernels, python
 from .emit.kernels import Selection
 from .report import report
@@ -61,6 +62,11 @@ def main(argv: list[str] | None = None) -> int:
         const="sm_90",
         help="write, compile every .cu with nvcc for this architecture (sm_90), print registers, spills and sizes; exit 1 if one spills",
     )
+    mode.add_argument(
+        "--cmake",
+        metavar="FOLDER",
+        help="write, and leave there what CMakeLists.txt includes and compiles (NVCC: an nvcc)",
+    )
     options = parser.parse_args(argv)
     try:
         selection = Selection.parse(os.environ.get("SNNKERN_ONLY", ""))
@@ -80,6 +86,10 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"{text}: {(root / name).relative_to(ROOT)}")
         return 1 if found else 0
     print(generate(selection))
+    if options.cmake:
+        only, nvcc = os.environ.get("SNNKERN_ONLY"), os.environ.get("NVCC")
+        text = build.cmake(kernels.files(selection), nvcc, only)
+        (Path(options.cmake) / "build.cmake").write_text(text, encoding="utf-8")
     return 1 if options.report and report(ROOT / "csrc", options.report) else 0
 
 

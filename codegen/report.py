@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import build
+
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<name>[^']+)'.*?(?P<stores>\d+) bytes spill stores.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
@@ -30,14 +32,14 @@ class Compiled:
 
 
 def compile_all(csrc: Path, architecture: str) -> Iterator[Compiled]:
-    """Compiles each generated .cu as setup.py does, one after the other on each core."""
+    """Compiles each generated .cu as it is built, one after the other on each core."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     sources = sorted((csrc / "generated" / "cuda").glob("*/*.cu"))
 
     def run(source: Path) -> Compiled:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "kernels.cubin"
-            command = [nvcc, "-std=c++17", "-O3", "-fmad=false", f"-arch={architecture}", "-Xptxas", "-v", "-cubin"]
+            command = [nvcc, *build.NVCC, f"-arch={architecture}", "-Xptxas", "-v", "-cubin"]
             start = time.perf_counter()
             done = subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False)
             if done.returncode:

@@ -32,9 +32,12 @@ if _TYPE_CHECKING:
     from .define import define_neuron, define_surrogate
 
 __version__ = _version("snnkern")
+cmake_prefix_path = __path__[0]
+"""Where CMake finds snnkern, for programs in C++."""
 __all__ = [
     "auto_cuda",
     "build_info",
+    "cmake_prefix_path",
     "compat",
     "convert",
     "define_neuron",

@@ -1,56 +1,101 @@
-"""Loads the compiled library, once, and explains a failure."""
+"""Loads the kernels and the host that fits this torch, once, and explains a failure."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import re
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_LIBRARY = Path(__file__).parent / "lib" / "libsnnkern.so"
+from .codegen import build
+
+_FOLDER = Path(__file__).parent / "lib"
+KERNELS = _FOLDER / f"lib{build.KERNELS}.so"
 _REINSTALL = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
-def _built_for() -> str:
-    """The torch requirement that the build wrote into the metadata, as torch==2.13.*"""
-    try:
-        needs = metadata.requires("snnkern") or []
-    except metadata.PackageNotFoundError:
-        return "another torch"
-    return next((r for r in needs if r.startswith("torch")), "another torch")
+def _releases() -> list[str]:
+    """What there is a host for."""
+    prefix = f"lib{build.HOST}"
+    found = [p.stem.removeprefix(prefix).replace("_", ".") for p in _FOLDER.glob(f"{prefix}*.so")]
+    return sorted(found, key=lambda r: [int(n) if n.isdigit() else 0 for n in r.split(".")])
 
 
-def _check_release() -> None:
-    """Before anything of the library runs: some of its functions may be other ones in this torch, and it loads all the same."""
-    built = re.fullmatch(r"torch==(\d+\.\d+)\.\*", _built_for())
-    if built and not re.match(rf"{re.escape(built[1])}(?!\d)", torch.__version__):
+def _load() -> Path:
+    """Where the host is that was loaded."""
+    if not KERNELS.exists():
         raise ImportError(
-            f"snnkern: this snnkern was built for torch {built[1]}, and this is torch {torch.__version__}. "
-            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder, or install torch=={built[1]}.*"
-        )
-
-
-def _load() -> Any:
-    if not _LIBRARY.exists():
-        raise ImportError(
-            f"snnkern: {_LIBRARY} is missing. Python found the source folder, or a build that did not finish: install with "
+            f"snnkern: {KERNELS} is missing. Python found the source folder, or a build that did not finish: install with "
             f"`{_REINSTALL}` in the source folder and import from elsewhere."
         )
-    _check_release()
+    host = _FOLDER / f"lib{build.host_name(torch.__version__)}.so"
+    if not host.exists():
+        host = _compile(host.stem.removeprefix("lib"))
     try:
-        torch.ops.load_library(_LIBRARY)  # type: ignore[no-untyped-call]
-        return importlib.import_module("snnkern._C")
-    except (OSError, ImportError) as error:
+        ctypes.CDLL(str(KERNELS))  # a host in the cache finds it by its name, since it is loaded
+        torch.ops.load_library(host)  # type: ignore[no-untyped-call]
+    except OSError as error:
         raise ImportError(
-            f"snnkern: the library was built for {_built_for()} and does not load with torch {torch.__version__}. "
-            f"Rebuild it with this torch: `{_REINSTALL}` in the source folder. ({error})"
+            f"snnkern: {host} does not load with torch {torch.__version__}. "
+            f"Build snnkern for this torch: `{_REINSTALL}` in the source folder. ({error})"
         ) from error
+    return host
 
 
-_C = _load()
+def _compile(library: str) -> Path:
+    """The host for a torch that the package has none for: from the cache of snnkern.jit, or compiled now."""
+    from . import jit
+
+    csrc, home = Path(__file__).parent / "csrc", Path(torch.__file__).parent
+    sources = build.host_sources(csrc)
+    read = [*sources, *(p for room in ("generated", "kernels", "torch") for p in sorted((csrc / room).glob("*.h")))]
+    try:
+        compiler, about = jit._compiler(os.environ.get("CXX"))
+    except RuntimeError as error:
+        raise ImportError(_no_host("compiling them here needs a C++ compiler, and none was found")) from error
+    compile_it = [*compiler, *build.HOST_CXX, *build.CXX, "-fPIC", f"-I{home / 'include'}"]
+    link = [f"-L{_FOLDER}", f"-L{home / 'lib'}", *build.host_link_flags(library)]
+
+    def run(command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ImportError(_no_host(f"compiling them here failed: {shlex.join(command)}\n{done.stderr}"))
+
+    def make(path: Path) -> None:
+        print(
+            f"snnkern: compiling its operators for torch {torch.__version__}, once: about a minute",
+            file=sys.stderr,
+            flush=True,
+        )
+        objects = [str(path.with_name(f"{source.stem}.o")) for source in sources]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run, [[*compile_it, "-c", str(s), "-o", o] for s, o in zip(sources, objects, strict=True)]))
+        run([*compiler, "-shared", *objects, *link, "-o", str(path)])
+
+    parts = [torch.__version__, str(home), *compile_it, about, *(p.read_text(encoding="utf-8") for p in read)]
+    try:
+        return jit._cached(".so", parts, make)
+    except RuntimeError as error:  # the cache cannot be written
+        raise ImportError(_no_host(str(error))) from error
+
+
+def _no_host(reason: str) -> str:
+    return (
+        f"snnkern: this is torch {torch.__version__}, and this snnkern has operators for torch {' and '.join(_releases())}; "
+        f"{reason}. Install one of these torch, or build snnkern for yours: `{_REINSTALL}` in the source folder."
+    )
+
+
+HOST = _load()
+_C: Any = importlib.import_module("snnkern._C")
 
 
 def build_info() -> dict[str, Any]:
@@ -62,7 +107,7 @@ def build_info() -> dict[str, Any]:
         >>> snnkern.build_info()["snnkern"] == snnkern.__version__
         True
     """
-    return {"snnkern": metadata.version("snnkern"), **_C.build_info()}
+    return {"snnkern": metadata.version("snnkern"), **_C.build_info(str(HOST))}
 
 
 def kernels(device: str = "cpu") -> list[str]:
@@ -79,5 +124,5 @@ def kernels(device: str = "cpu") -> list[str]:
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f'snnkern.kernels: device must be "cpu" or "cuda", got {device!r}')
-    names: list[str] = _C.kernels(device)
+    names: list[str] = _C.kernels(str(HOST), device)
     return names

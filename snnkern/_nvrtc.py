@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from . import jit
+from .codegen import build
 
-# As the library's own kernels are compiled (setup.py). Functions without an annotation are for the device.
-_OPTIONS = ("-std=c++17", "-fmad=false", "-default-device")
+# As the library's own kernels are compiled. Functions without an annotation are for the device.
+_OPTIONS = (build.KERNELS_STANDARD, *build.NVCC_ARITHMETIC, "-default-device")
 # What csrc/kernels includes of the toolkit and of C++: as much of it as is used.
 _STAND_INS = {
     "cuda_runtime.h": "",

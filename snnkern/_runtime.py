@@ -88,7 +88,7 @@ _MakeKernel = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Wanted), ctypes.P
 
 
 def _load() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_library._LIBRARY))  # which is loaded already
+    library = ctypes.CDLL(str(_library.HOST))  # which is loaded already
     library.snnkern_define_neuron.restype = ctypes.c_char_p
     library.snnkern_define_surrogate.restype = ctypes.c_char_p
     make = _MakeKernel(reporting(_make_kernel))

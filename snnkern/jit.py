@@ -33,21 +33,14 @@ from typing import Any
 
 import torch
 
+from .codegen import build
+
 Argument = int | tuple[str, float]
 """An address, for a pointer or a reference; or (float, int or half2, number), passed by value."""
 
 _HEADERS = Path(__file__).parent / "csrc" / "kernels"
-# As the library's own kernels are compiled (setup.py), and for the same reasons.
-_CXX_FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=off",
-    "-fPIC",
-    "-shared",
-    "-w",
-)
+# As the library's own kernels are compiled.
+_CXX_FLAGS = (build.KERNELS_STANDARD, "-O3", *build.ARITHMETIC, "-fPIC", "-shared", "-w")
 _CUDA_ONLY = re.compile(
     r"\b(?:__shared__|__sync\w+|__shfl\w*|__ballot\w*|__activemask|atomic[A-Z]\w*|cooperative_groups)\b"
 )

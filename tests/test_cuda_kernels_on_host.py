@@ -34,6 +34,7 @@ import pytest
 import torch
 
 import snnkern  # noqa: F401  loads the operators
+from snnkern.codegen.build import ARITHMETIC, KERNELS_STANDARD
 from snnkern.codegen.emit import kernels, schema, step
 from snnkern.codegen.specification.base import RESETS, Float, Neuron, Surrogate
 from snnkern.codegen.specification.check import LIMITS
@@ -193,8 +194,8 @@ def build(compiler: str, folder: Path, flags: tuple[str, ...] = ("-O1",)) -> Pat
         if path.startswith("cuda/"):
             sources.append(target)
 
-    # As in setup.py: the results must not depend on contraction.
-    common = [compiler, "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", *flags]
+    # As they are built: the results must not depend on contraction.
+    common = [compiler, KERNELS_STANDARD, "-fPIC", *ARITHMETIC, *flags]
     common += ["-I", str(HOST_CUDA), "-I", str(csrc)]
 
     def compile_one(source: Path) -> str:

@@ -130,7 +130,7 @@ def test_meta_gives_the_shapes_dtypes_and_strides_of_a_run(neuron: str) -> None:
 
 def test_the_library_loads_without_python_symbols() -> None:
     """A C++ program can load it: nothing of libpython or libtorch_python is needed."""
-    library = snnkern._library._LIBRARY
+    library = snnkern._library.HOST
     needed = subprocess.run(["readelf", "-d", str(library)], capture_output=True, text=True, check=True).stdout
     assert "torch_python" not in needed and "libpython" not in needed
     undefined = subprocess.run(

@@ -162,5 +162,5 @@ net(x).sum().backward()
 assert "snnkern" not in sys.modules and all(p.grad is not None for p in net.parameters())
 torch.save(x.grad, sys.argv[2] + "/grad.pt")
 """
-    fresh_process(code, str(snnkern._library._LIBRARY), str(tmp_path))
+    fresh_process(code, str(snnkern._library.HOST), str(tmp_path))
     assert torch.equal(torch.load(tmp_path / "grad.pt"), expected)

@@ -10,6 +10,7 @@ cpu/recurrent.cpp        what feeds the spikes of any neuron back to it; cpu/nor
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
 registry.h               names, schemas, parameters and their ranges
 cpu/table.cpp            where the host finds the kernels; cuda/table.cpp likewise
+cpu/no_cuda.cpp          stands for the latter in a build without CUDA
 
 What is defined at run time is made into a text for each kernel that is asked for, see snnkern/define.py.
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..build import NO_CUDA
 from ..specification.base import RESETS, Neuron, Surrogate
 from ..specification.check import check_catalogue
 from ..specification.neurons import NEURONS
@@ -121,6 +123,7 @@ def files(selection: Selection | None = None) -> dict[str, str]:
     out["cpu/recurrent.cpp"] = cpu_recurrent()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
+    out[NO_CUDA] = no_cuda()
     return out
 
 
@@ -153,14 +156,14 @@ def _kernels(neuron: type[Neuron], chosen: Selection) -> list[Kernel]:
     ]
 
 
-def _row(device: str, name: str, made: dict[Kernel, str]) -> str:
+def _row(device: str, name: str, made: dict[Kernel, str], visible: str = "") -> str:
     rows = []
     for kind in PASSES:
         cells = ["{" + ", ".join(made.get((kind, r, d), "nullptr") for d in DTYPES) + "}" for r in RESETS]
         rows.append("    {" + ",\n     ".join(cells) + "},")
     lines = "\n".join(rows)
     kernel = {"cpu": "CpuKernel", "cuda": "CudaKernel"}[device]
-    return f"extern const Row<{kernel}> {name};\nconst Row<{kernel}> {name} = {{{{\n{lines}\n}}}};\n"
+    return f"extern {visible}const Row<{kernel}> {name};\nconst Row<{kernel}> {name} = {{{{\n{lines}\n}}}};\n"
 
 
 # Those that most networks are trained with: also the passes for tensors and for conventions have them compiled in.
@@ -263,8 +266,8 @@ def cuda_norm() -> str:
 
 namespace snnkern::cuda {{
 
-{_row("cuda", "norm_alone", made)}
-extern const CudaKernel norm_statistics[kDtypes];
+{_row("cuda", "norm_alone", made, "SNNKERN_EXPORT ")}
+extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];
 const CudaKernel norm_statistics[kDtypes] = {{{statistics}}};
 
 }}  // namespace snnkern::cuda
@@ -329,7 +332,7 @@ SNNKERN_CPU_KERNEL void {names[2]}(const KernelArgs& a, int64_t begin, int64_t e
 
 namespace snnkern::cpu {{
 {definitions}
-extern const CpuNorm kNorm[kDtypes];
+extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];
 const CpuNorm kNorm[kDtypes] = {{{", ".join(rows)}}};
 
 }}  // namespace snnkern::cpu
@@ -362,7 +365,7 @@ Stage* recurrent_stage_{dtype}(const KernelArgs& a, const RecurrentArgs& r) {{
 namespace snnkern::cpu {{
 
 {definitions}
-extern const CpuRecurrence kRecurrence[kDtypes];
+extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];
 const CpuRecurrence kRecurrence[kDtypes] = {{{", ".join(rows)}}};
 
 }}  // namespace snnkern::cpu
@@ -473,7 +476,7 @@ def _table(kind: str, name: str, cells: Sequence[Sequence[str]]) -> str:
     declarations = "".join(f"extern const {kind} {cell};\n" for cell in found)
     rows = "".join(f"    {{{', '.join(f'&{cell}' if cell else 'nullptr' for cell in row)}}},\n" for row in cells)
     size = f"[{len(cells)}][{len(cells[0])}]"
-    return f"{declarations}extern const {kind}* const {name}{size};\nconst {kind}* const {name}{size} = {{\n{rows}}};\n"
+    return f"{declarations}extern SNNKERN_EXPORT const {kind}* const {name}{size};\nconst {kind}* const {name}{size} = {{\n{rows}}};\n"
 
 
 def cpu_table(chosen: Selection) -> str:
@@ -507,5 +510,23 @@ def cuda_table(chosen: Selection) -> str:
 namespace snnkern::cuda {{
 
 {_table("Row<CudaKernel>", "kTable", cells)}
+}}  // namespace snnkern::cuda
+"""
+
+
+def no_cuda() -> str:
+    """What cuda/table.cpp and cuda/norm.cu define, all of it null."""
+    table = f"kTable[{len(NEURONS)}][{len(SURROGATES) + 2}]"
+    return f"""{HEADER}#include "../../kernels/multistep.h"
+
+namespace snnkern::cuda {{
+
+extern SNNKERN_EXPORT const Row<CudaKernel>* const {table};
+const Row<CudaKernel>* const {table} = {{}};
+extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;
+const Row<CudaKernel> norm_alone = {{}};
+extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];
+const CudaKernel norm_statistics[kDtypes] = {{}};
+
 }}  // namespace snnkern::cuda
 """

@@ -192,23 +192,18 @@ def registry() -> str:
         starts = ", ".join(str(float_index(n, s.start)) for s in n.states)
         lines.append(f"inline constexpr int k{n.module}Starts[] = {{{starts}}};\n")
     lines += [
-        "// What cpu/table.cpp and cuda/table.cpp define.",
+        "// What the library of kernels defines; without CUDA, null.",
         "namespace cpu {",
-        f"extern const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
-        f"extern const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
-        "extern const CpuNorm kNorm[kDtypes];",
-        "extern const CpuRecurrence kRecurrence[kDtypes];",
+        f"extern SNNKERN_EXPORT const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
+        f"extern SNNKERN_EXPORT const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
+        "extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];",
+        "extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];",
         "}  // namespace cpu",
-        "#ifdef SNNKERN_WITH_CUDA",
         "namespace cuda {",
-        f"extern const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
-        "extern const Row<CudaKernel> norm_alone;",
-        "extern const CudaKernel norm_statistics[kDtypes];",
-        "}",
-        "#define SNNKERN_CUDA_ROWS(neuron) cuda::kTable[neuron]",
-        "#else",
-        "#define SNNKERN_CUDA_ROWS(neuron) nullptr",
-        "#endif\n",
+        f"extern SNNKERN_EXPORT const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
+        "extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;",
+        "extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];",
+        "}  // namespace cuda\n",
     ]
     lines += _spec_table("kNeurons", NEURONS, False)
     lines += _spec_table("kRecurrent", recurrent, True)
@@ -257,7 +252,7 @@ def _spec_table(name: str, neurons: Sequence[type[Neuron]], recurrent: bool) -> 
         )
         lines.append(f"     {len(every)},")
         lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
-        lines.append(f"     cpu::kNeuronTable[{i}], SNNKERN_CUDA_ROWS({i})}},")
+        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}]}},")
     return [*lines, "};\n"]
 
 

@@ -15,6 +15,9 @@
 #define SNNKERN_ROLLED
 #endif
 
+// What one library shows to another; all else is hidden.
+#define SNNKERN_EXPORT __attribute__((visibility("default")))
+
 namespace snnkern {
 
 enum Reset { kHard, kSoft, kResets };
@@ -241,5 +244,11 @@ template <class Kernel>
 struct Row {
   Kernel kernel[kPasses][kResets][kDtypes];
 };
+
+// How the kernels were built; null: without CUDA, or without a restriction. codegen/build.py writes it.
+struct Build {
+  const char *cuda, *cuda_architectures, *only, *compiler;
+};
+extern SNNKERN_EXPORT const Build kBuild;
 
 }  // namespace snnkern

@@ -12,6 +12,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <atomic>
@@ -649,11 +650,7 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward, const Re
     return;
   }
   void* const stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
-#ifdef SNNKERN_WITH_CUDA
-  const bool is_built = !is_made && !(surrogate && surrogate->make);
-#else
-  const bool is_built = false;
-#endif
+  const bool is_built = kBuild.cuda && !is_made && !(surrogate && surrogate->make);
   if (!is_built) {
     if (args.N == 0) return;
     // float64 is for checking: the passes for tensors do for it.
@@ -662,7 +659,6 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward, const Re
     launch_made_on_cuda(call, args, kernel, stream);
     return;
   }
-#ifdef SNNKERN_WITH_CUDA
   const auto rows = call.neuron.cuda;
   const Row<CudaKernel>* const own = rows[surrogate ? surrogate->index + 1 : 0];
   CudaKernel kernel = is_lean ? look_up(own, lean, call.reset, call.dtype) : nullptr;
@@ -672,7 +668,6 @@ void launch(const Call& call, const KernelArgs& args, bool is_backward, const Re
   if (args.N == 0) return;
   const char* error = kernel(args, stream);
   SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
-#endif
 }
 
 // A parameter in the state dtype, in the storage order of x, as far as it differs between neurons and steps: see
@@ -1111,7 +1106,6 @@ void prepare(Call& call, Norm& norm, const Tensor& x) {
   args.residual = read_ptr(norm.residual);
 }
 
-#ifdef SNNKERN_WITH_CUDA
 CudaKernel fused(const Call& call, Pass pass) {
   if (!is_plain(call) || !call.neuron.is_built_in() || (call.surrogate && call.surrogate->make)) return nullptr;
   const auto rows = call.neuron.cuda;
@@ -1127,9 +1121,7 @@ void run(const Call& call, CudaKernel kernel, const KernelArgs& args) {
 }
 
 CudaKernel norm_alone(const Call& call, Pass pass) { return look_up(&cuda::norm_alone, pass, kHard, call.dtype); }
-#endif
 
-#ifdef SNNKERN_WITH_CUDA
 // y = args.norm.y, by the BatchNorm alone.
 void normalise(const Call& call, KernelArgs args) {
   args.spike = args.norm.y;
@@ -1137,12 +1129,10 @@ void normalise(const Call& call, KernelArgs args) {
   args.store_seq = false;
   run(call, norm_alone(call, kNormForward), args);
 }
-#endif
 
 // The forward pass behind the statistics.
 void launch_normed(const Call& call, const KernelArgs& args, const Tensor& x) {
   if (x.is_cpu()) return launch(call, args, false);
-#ifdef SNNKERN_WITH_CUDA
   if (args.N == 0) return;
   if (const CudaKernel kernel = fused(call, kNormForward)) return run(call, kernel, args);
   const Tensor y = args.norm.y ? Tensor() : empty(x, kSequence, x.scalar_type());
@@ -1152,7 +1142,6 @@ void launch_normed(const Call& call, const KernelArgs& args, const Tensor& x) {
   own.x = own.norm.y;
   own.norm = {};
   launch(call, own, false);
-#endif
 }
 
 // BPTT and what follows from it: the sums, the gradient in y in `grad_y` where it is given, and that in x. `batch`:
@@ -1187,7 +1176,6 @@ void launch_normed_backward(const Call& call, const Norm& norm, KernelArgs args,
     for_shares(args, [&](int64_t begin, int64_t end, double*) { cpu::kNorm[call.dtype].gradient(args, begin, end); });
     return;
   }
-#ifdef SNNKERN_WITH_CUDA
   if (args.N == 0) return finish_sums();
   const Tensor partial = at::empty({3 * 1024 * C}, x.options().dtype(state_type(x)));
   args.norm.partial = partial.mutable_data_ptr();
@@ -1221,16 +1209,11 @@ void launch_normed_backward(const Call& call, const Norm& norm, KernelArgs args,
   args.grad_x = grad_x;
   finish_sums();
   run(call, norm_alone(call, kNormBackward), args);
-#endif
 }
 
 void check_norm_built(const Call& call) {
-#ifdef SNNKERN_WITH_CUDA
-  (void)call;
-#else
-  SNNKERN_CHECK(call, call.x.is_cpu() || call.x.is_meta(), "x_seq is on ", call.x.device(),
+  SNNKERN_CHECK(call, kBuild.cuda || call.x.is_cpu() || call.x.is_meta(), "x_seq is on ", call.x.device(),
                 ", and a BatchNorm in front of a neuron needs a snnkern that was built with CUDA there");
-#endif
 }
 
 // [3, C]: mean, var and unbiased var of x.
@@ -1265,11 +1248,9 @@ void take_statistics(const Call& call, const Norm& norm, KernelArgs& args, const
     args.norm.partial = nullptr;
     statistics.copy_(result);
   } else {
-#ifdef SNNKERN_WITH_CUDA
     const Tensor partial = at::empty({3 * 1024 * args.norm.size}, statistics.options());
     args.norm.partial = partial.mutable_data_ptr();
     run(call, cuda::norm_statistics[call.dtype], args);
-#endif
   }
   args.norm.mean = mean.const_data_ptr();
   args.norm.var = var.const_data_ptr();
@@ -1538,24 +1519,6 @@ std::vector<std::string> list(const HasKernel& has_kernel) {
   return out;
 }
 
-}  // namespace
-
-std::vector<std::string> compiled_combinations(const std::string& device) {
-  if (device == "cpu") {
-    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
-      return (!s || *s->cpu) && look_up(*neuron.cpu, kTensorBackward, r, d);
-    });
-  }
-#ifdef SNNKERN_WITH_CUDA
-  if (device == "cuda") {
-    return list([](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
-      return neuron.cuda[s ? s->index + 1 : 0] && look_up(neuron.cuda[0], kTensorBackward, r, d);
-    });
-  }
-#endif
-  return {};
-}
-
 const char* cpu_instruction_set() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
@@ -1563,6 +1526,29 @@ const char* cpu_instruction_set() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
 #endif
   return "baseline";
+}
+
+}  // namespace
+
+const Info* snnkern_info() {
+  static const auto* combinations = [] {
+    auto* lines = new std::map<std::string, std::string, std::less<>>;
+    const auto add = [&](const char* device, const auto& has_kernel) {
+      for (const std::string& name : list(has_kernel)) (*lines)[device] += name + "\n";
+    };
+    add("cpu", [](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return (!s || *s->cpu) && look_up(*neuron.cpu, kTensorBackward, r, d);
+    });
+    add("cuda", [](const NeuronSpec& neuron, const SurrogateSpec* s, int r, int d) {
+      return neuron.cuda[s ? s->index + 1 : 0] && look_up(neuron.cuda[0], kTensorBackward, r, d);
+    });
+    return lines;
+  }();
+  static const Info info = {TORCH_VERSION, kBuild, cpu_instruction_set(), [](const char* device) {
+                              const auto found = combinations->find(device);
+                              return found == combinations->end() ? "" : found->second.c_str();
+                            }};
+  return &info;
 }
 
 }  // namespace snnkern

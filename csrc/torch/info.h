@@ -1,14 +1,16 @@
-// What the library tells about its build; no torch header, so that the Python binding needs none.
+// What a host tells of itself and of the kernels; no torch header, so that the Python binding needs none.
 #pragma once
-#include <string>
-#include <vector>
+#include "../kernels/multistep.h"
 
 namespace snnkern {
 
-// The combinations compiled for "cpu" or "cuda", as "lif:atan:hard:f32".
-__attribute__((visibility("default"))) std::vector<std::string> compiled_combinations(const std::string& device);
-
-// The instruction set that the CPU kernels use here.
-__attribute__((visibility("default"))) const char* cpu_instruction_set();
+struct Info {
+  const char* torch;  // whose headers it was compiled with
+  Build kernels;
+  const char* cpu_instruction_set;  // that the CPU kernels use here
+  // The combinations compiled for "cpu" or "cuda", as "lif:atan:hard:f32", each with a newline.
+  const char* (*combinations)(const char* device);
+};
+extern "C" SNNKERN_EXPORT const Info* snnkern_info();
 
 }  // namespace snnkern

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <iterator>
 
-#define SNNKERN_WITH_CUDA
 #include "generated/registry.h"
 #include "kernels/multistep.h"
 
