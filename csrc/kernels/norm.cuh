@@ -267,7 +267,8 @@ struct GradientSums {
   static __device__ __forceinline__ R* result(const KernelArgs& a) { return static_cast<R*>(a.norm.sums); }
 };
 
-// Count, mean, and the sum of squares about it.
+// Count, mean, and the sum of squares about it. Means are differences to one value of the channel, which waits where the
+// result goes: far from zero, rounded means would not tell the parts of a channel apart.
 template <class R>
 struct Moments {
   R count, mean, squares;
@@ -287,7 +288,7 @@ struct Moments {
     to[2 * plane] = squares;
   }
   __device__ __forceinline__ void write_result(R* to, int64_t plane) const {
-    to[0] = mean;
+    to[0] += mean;
     to[plane] = squares / count;
     to[2 * plane] = squares / (count - R(1));
   }
@@ -413,16 +414,21 @@ __global__ void __launch_bounds__(kSumThreads)
   add_block<V, R, GradientSums>(a, walk, stage.sum);
 }
 
-// Moments of x, of the differences to one value of a channel, near which sums lose nothing.
+// Moments of x, of the differences to the thread's first value, near which sums lose nothing.
 template <class T, int V>
 __global__ void __launch_bounds__(kSumThreads) statistics_kernel(const KernelArgs a) {
   using R = real_t<T>;
   constexpr int kRows = 4;
   let_next_start();
   Walk<V> walk(a);
-  Numbers<R, V> near, sum, squares;
+  Numbers<R, V> base = unpack<T, V>(Column<T, V>(a.x, 0, a.inner, origin(a, walk.any_neuron())).load());
+  if (!walk.is_last()) {  // one channel
 #pragma unroll
-  for (int v = 0; v < V; ++v) near.lane[v] = sum.lane[v] = squares.lane[v] = R(0);
+    for (int v = 1; v < V; ++v) base.lane[v] = base.lane[0];
+  }
+  Numbers<R, V> near = base, sum, squares;
+#pragma unroll
+  for (int v = 0; v < V; ++v) sum.lane[v] = squares.lane[v] = R(0);
   int64_t positions = 0;
   for (; walk.more(); walk.next()) {
     Column<T, V> column(a.x, 0, a.inner, origin(a, walk.neuron()));
@@ -455,7 +461,13 @@ __global__ void __launch_bounds__(kSumThreads) statistics_kernel(const KernelArg
   for (int v = 0; v < V; ++v) {
     const R count = R(positions * a.T), shift = positions > 0 ? sum.lane[v] / count : R(0);
     const R rest = squares.lane[v] - sum.lane[v] * shift;
-    moments[v] = {count, near.lane[v] + shift, rest < R(0) ? R(0) : rest};
+    moments[v] = {count, near.lane[v] - base.lane[v] + shift, rest < R(0) ? R(0) : rest};
+  }
+  if (blockIdx.y == 0 && threadIdx.y == 0 && walk.has_channel() && (walk.is_last() || threadIdx.x == 0)) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (v == 0 || walk.is_last()) Moments<R>::result(a)[walk.channel() + v] = base.lane[v];
+    }
   }
   add_block<V, R, Moments>(a, walk, moments);
 }
