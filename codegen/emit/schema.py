@@ -200,6 +200,7 @@ def registry() -> str:
         "}  // namespace cpu",
         "namespace cuda {",
         f"extern SNNKERN_EXPORT const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
+        f"extern SNNKERN_EXPORT const Row<const CudaRecurrence*>* const kRecurrenceTable[{len(NEURONS)}][1];",
         "extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;",
         "extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];",
         "}  // namespace cuda\n",
@@ -251,7 +252,8 @@ def _spec_table(name: str, neurons: Sequence[type[Neuron]], recurrent: bool) -> 
         )
         lines.append(f"     {len(every)},")
         lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
-        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}]}},")
+        fed_back = f"cuda::kRecurrenceTable[{i}]" if recurrent else "nullptr"
+        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}], {fed_back}}},")
     return [*lines, "};\n"]
 
 
