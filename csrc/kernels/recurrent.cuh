@@ -127,12 +127,74 @@ __device__ __forceinline__ R weighted(const RecurrentArgs& r, const R* spike, co
   return total + sum;
 }
 
+// A neuron's step, from what comes back to it; its states lie `stride` apart. Returns the spike. kRecords: the tape, of a
+// spike that is known.
+template <bool kRecords, class Neuron, class Surrogate, class R>
+__device__ __forceinline__ R recurrent_step(const KernelArgs& a, const RecurrentArgs& r,
+                                            const typename Neuron::template Params<R>& common,
+                                            const Surrogate& surrogate, int64_t t, int64_t n, int column, R x, R z,
+                                            R* state_of, int stride) {
+  constexpr int S = Neuron::kStates, K = Neuron::kTape;
+  const Parameters<Neuron, R, 1> parameters(common, a, n);
+  const int64_t at = origin(a, n) + t * a.inner;
+  if (r.bias) z += static_cast<const R*>(r.bias)[column];
+  const R input = x + z;
+  R state[S > 0 ? S : 1], spike;
+#pragma unroll
+  for (int k = 0; k < S; ++k) state[k] = state_of[k * stride];
+  if constexpr (kRecords) {
+    R tape[K > 0 ? K : 1];
+    Neuron::template record<R>(parameters.of(0), surrogate, input, state, tape);
+#pragma unroll
+    for (int k = 0; k < K; ++k) static_cast<R*>(r.tape)[(t * K + k) * a.N + n] = tape[k];
+    spike = load_number<R>(a.spike, at, r.dtype);
+  } else {
+    if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0) {
+#pragma unroll
+      for (int k = 0; k < S; ++k)
+        static_cast<R*>(a.checkpoints)[((t / kCheckpointPeriod - 1) * S + k) * a.N + n] = state[k];
+    }
+    spike = store_number(a.spike, at, r.dtype,
+                         Neuron::template forward<R>(parameters.of(0), surrogate, input, state));
+#pragma unroll
+    for (int k = 0; k < S; ++k) {
+      if (a.store_seq)
+        static_cast<R*>(a.state[k])[at] = state[k];
+      else if (t + 1 == a.T)
+        static_cast<R*>(a.state[k])[n] = state[k];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < S; ++k) state_of[k * stride] = state[k];
+  return spike;
+}
+
+// What a neuron starts with: its states, `stride` apart, and the spike before.
+template <class Neuron, class R>
+__device__ __forceinline__ R recurrent_start(const KernelArgs& a, const RecurrentArgs& r,
+                                             const typename Neuron::template Params<R>& common, int64_t begin,
+                                             int64_t n, R* state_of, int stride) {
+  const Parameters<Neuron, R, 1> parameters(common, a, n);
+  const Lanes<R, Neuron::kStates, 1> states = entry_states(a, parameters, begin, n);
+#pragma unroll
+  for (int k = 0; k < Neuron::kStates; ++k) state_of[k * stride] = states.row[k].lane[0];
+  if (begin > 0) return load_number<R>(a.spike, origin(a, n) + (begin - 1) * a.inner, r.dtype);
+  return r.spike_init ? static_cast<const R*>(r.spike_init)[n] : R(0);
+}
+
+// An x for step t, with a word ahead to the memory.
+template <class R>
+__device__ __forceinline__ R load_x(const KernelArgs& a, const RecurrentArgs& r, int64_t t, int64_t n) {
+  const int64_t at = origin(a, n) + t * a.inner;
+  if (t + kSoon < a.T) prefetch(a.x, at + kSoon * a.inner, dtype_size(r.dtype));
+  return load_number<R>(a.x, at, r.dtype);
+}
+
 // kRecords: the tape of a chunk, of spikes that are known.
 template <class Neuron, class Surrogate, class R, bool kRecords>
 __device__ __forceinline__ void recurrent_loop(const KernelArgs& a, const RecurrentArgs& r,
                                                const typename Neuron::template Params<R>& common,
                                                const Surrogate& surrogate) {
-  constexpr int S = Neuron::kStates, K = Neuron::kTape;
   const int H = static_cast<int>(r.size);
   const int64_t rows = a.N / H, tiles = (rows + r.rows - 1) / r.rows;
   const int64_t row0 = blockIdx.x % tiles * r.rows, chunk = blockIdx.x / tiles;
@@ -147,23 +209,9 @@ __device__ __forceinline__ void recurrent_loop(const KernelArgs& a, const Recurr
   const auto neuron = [&](int e) { return (row0 + e / tile.width) * H + e % tile.width; };
   const auto is_real = [&](int e) { return e % tile.width < H && row0 + e / tile.width < rows; };
 
-  for (int e = threadIdx.x; e < tile.count(); e += blockDim.x) {
-    R spike = 0;
-    if (is_real(e)) {
-      const int64_t n = neuron(e);
-      const Parameters<Neuron, R, 1> parameters(common, a, n);
-      const Lanes<R, S, 1> states = entry_states(a, parameters, begin, n);
-#pragma unroll
-      for (int k = 0; k < S; ++k) m.state[k * tile.count() + e] = states.row[k].lane[0];
-      if (begin > 0)
-        spike = load_number<R>(a.spike, origin(a, n) + (begin - 1) * a.inner, r.dtype);
-      else if (r.spike_init)
-        spike = static_cast<const R*>(r.spike_init)[n];
-    }
-    m.spike[e] = spike;
-  }
-
   R *before = m.spike, *now = m.spike + tile.count();  // spikes
+  for (int e = threadIdx.x; e < tile.count(); e += blockDim.x)
+    if (is_real(e)) before[e] = recurrent_start<Neuron, R>(a, r, common, begin, neuron(e), m.state + e, tile.count());
   for (int64_t t = begin; t < end; ++t) {
     if (is_dense) {
       for (int e = threadIdx.x; e < tile.count(); e += blockDim.x) {
@@ -185,41 +233,11 @@ __device__ __forceinline__ void recurrent_loop(const KernelArgs& a, const Recurr
     for (int e = threadIdx.x; e < tile.count(); e += blockDim.x) {
       if (!is_real(e)) continue;
       const int column = e % tile.width, row = e / tile.width;
-      const int64_t n = neuron(e), at = origin(a, n) + t * a.inner;
-      const R x = load_number<R>(a.x, at, r.dtype);
-      if (t + kSoon < end) prefetch(a.x, at + kSoon * a.inner, dtype_size(r.dtype));
-      const Parameters<Neuron, R, 1> parameters(common, a, n);
-      R z = is_dense ? weighted(r, before + row * tile.width, m.firing + row * tile.width, m.fired[row], column)
-                     : before[e] * static_cast<const R*>(r.forward)[column];
-      if (r.bias) z += static_cast<const R*>(r.bias)[column];
-      const R input = x + z;
-      R state[S > 0 ? S : 1];
-#pragma unroll
-      for (int k = 0; k < S; ++k) state[k] = m.state[k * tile.count() + e];
-      if constexpr (kRecords) {
-        R tape[K > 0 ? K : 1];
-        Neuron::template record<R>(parameters.of(0), surrogate, input, state, tape);
-#pragma unroll
-        for (int k = 0; k < K; ++k) static_cast<R*>(r.tape)[(t * K + k) * a.N + n] = tape[k];
-        now[e] = load_number<R>(a.spike, at, r.dtype);
-      } else {
-        if (a.checkpoints && t > 0 && t % kCheckpointPeriod == 0) {
-#pragma unroll
-          for (int k = 0; k < S; ++k)
-            static_cast<R*>(a.checkpoints)[((t / kCheckpointPeriod - 1) * S + k) * a.N + n] = state[k];
-        }
-        now[e] = store_number(a.spike, at, r.dtype,
-                              Neuron::template forward<R>(parameters.of(0), surrogate, input, state));
-#pragma unroll
-        for (int k = 0; k < S; ++k) {
-          if (a.store_seq)
-            static_cast<R*>(a.state[k])[at] = state[k];
-          else if (t + 1 == a.T)
-            static_cast<R*>(a.state[k])[n] = state[k];
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < S; ++k) m.state[k * tile.count() + e] = state[k];
+      const int64_t n = neuron(e);
+      const R x = load_x<R>(a, r, t, n);
+      const R z = is_dense ? weighted(r, before + row * tile.width, m.firing + row * tile.width, m.fired[row], column)
+                           : before[e] * static_cast<const R*>(r.forward)[column];
+      now[e] = recurrent_step<kRecords, Neuron>(a, r, common, surrogate, t, n, column, x, z, m.state + e, tile.count());
     }
     R* const last = before;
     before = now;
