@@ -150,7 +150,7 @@ class RecurrentArgs(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("size", "stride")),
         ("finite", ctypes.c_bool),
         *((name, ctypes.c_void_p) for name in ("forward", "backward", "bias", "spike_init", "grad_input", "check")),
-        *((name, ctypes.c_int32) for name in ("dtype", "rows")),
+        *((name, ctypes.c_int32) for name in ("dtype", "rows", "blocks")),
         *((name, ctypes.c_void_p) for name in ("tape", "carried", "product")),
         *((name, ctypes.c_int64) for name in ("begin", "end")),
     )
@@ -996,6 +996,7 @@ class FedBack:
         self.args.spike, self.args.checkpoints = spike.data_ptr(), checkpoints.data_ptr()
         for k, state in enumerate(states.values()):
             self.args.state[k] = state.data_ptr()
+        host.mode(multiprocessors=1)  # one block of registers has all rows
         self.run(kernels.forward)
         assert not case.spiking or 0 < spike.ne(0).double().mean() < 1
         for name, found in {"spike": spike, **states, "checkpoints": checkpoints}.items():

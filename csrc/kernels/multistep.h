@@ -90,7 +90,7 @@ struct RecurrentArgs {
   // On CUDA, where numbers that only the device knows stand for `finite`:
   const void* check;    // a number that is 0 if all weights are finite, of the state dtype
   Dtype dtype;          // of sequences that have x's
-  int rows;             // of a block
+  int rows, blocks;     // of a block or a cluster, and how many blocks that has
   void* tape;           // [T, tape, N]: what BPTT needs of each step
   void* carried;        // [carried, N]: of a neuron, between two launches for a step each
   const void* product;  // [N]: the gradient that comes through the weights in the one step of a launch; null: 0
@@ -251,7 +251,7 @@ struct CudaRecurrence {
   using Kernel = const char* (*)(const KernelArgs& args, RecurrentArgs recurrent, void* stream);
   Kernel forward;
   Kernel record;    // the tape
-  Kernel backward;  // all steps, if weights_fit; or null
+  Kernel backward;  // all steps; null, or an empty text, where it cannot
   Kernel alone;     // some steps of neurons without weights between them
   int tape, carried;
 };

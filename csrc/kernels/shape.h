@@ -71,14 +71,6 @@ constexpr int kRowThreads = 1024, kResidentThreads = 512;  // most threads of a 
 constexpr int64_t kUsualMemory = 48 << 10;                 // of a block, in bytes, without asking for more
 constexpr int64_t kMostMemory = 64 << 10;                  // that every device has
 
-// The warps of a block that keeps the weights of as many neurons in registers.
-inline int resident_warps(int64_t neurons) {
-  return static_cast<int>((neurons + 31) / 32 * ((neurons + 63) / 64));
-}
-inline bool weights_fit(int64_t neurons) {
-  return neurons < kResidentThreads && resident_warps(neurons) * 32 <= kResidentThreads;
-}
-
 // Whether a block has room for a row, whose neurons have so many states of so many bytes.
 inline bool row_fits(int64_t neurons, int states, int element) {
   constexpr int kRest = 4;  // bytes that are kept of a neuron besides its states and its spikes, and a little more

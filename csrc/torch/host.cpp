@@ -990,19 +990,25 @@ void launch_recurrent(const Call& call, const KernelArgs& args, Recurrence& r, c
   if (args.N == 0) return;
   const CudaRecurrence& kernels = *cuda_recurrence(call, x);
   void* const stream = c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device()).native_handle();
-  const auto run = [&](CudaRecurrence::Kernel kernel) {
+  const auto run = [&](CudaRecurrence::Kernel kernel) {  // whether it can
     const char* error = kernel(args, r.args, stream);
-    SNNKERN_CHECK(call, !error, "the CUDA launch failed: ", error);
+    SNNKERN_CHECK(call, !error || !*error, "the CUDA launch failed: ", error);
+    return !error;
   };
-  if (!is_backward) return run(kernels.forward);
+  if (!is_backward) {
+    run(kernels.forward);
+    return;
+  }
   const auto room = [&](int64_t count) { return at::empty({count * args.N}, x.options().dtype(state_type(x))); };
   const Tensor tape = room(args.T * kernels.tape);
   r.args.tape = tape.mutable_data_ptr();
   run(kernels.record);
   r.args.end = args.T;
-  const bool has_weights = r.args.backward && r.args.stride > 0;
-  if (!has_weights) return run(kernels.alone);
-  if (kernels.backward && cuda::weights_fit(r.args.size)) return run(kernels.backward);
+  if (!r.args.backward || r.args.stride == 0) {
+    run(kernels.alone);
+    return;
+  }
+  if (kernels.backward && run(kernels.backward)) return;
   const Tensor carried = room(kernels.carried), product = room(1).view({-1, r.args.size});
   r.args.carried = carried.mutable_data_ptr();
   for (int64_t t = args.T - 1; t >= 0; --t) {

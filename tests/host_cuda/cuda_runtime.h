@@ -71,11 +71,12 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 
 using cudaStream_t = struct CUstream_st*;
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     int programmaticStreamSerializationAllowed;
+    dim3 clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -89,13 +90,19 @@ struct cudaLaunchConfig_t {
 
 // None: any number of threads fills them, and a launch takes the widest vectors that fit.
 inline int host_multiprocessors = 0;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = host_multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? sizeof(host_shared)
+           : which == cudaDevAttrMultiProcessorCount        ? host_multiprocessors
+                                                            : 0;
   return cudaSuccess;
 }
 
@@ -107,6 +114,12 @@ cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
 template <class Kernel>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
   *blocks = 1;
+  return cudaSuccess;
+}
+
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel, const cudaLaunchConfig_t*) {
+  *clusters = 0;
   return cudaSuccess;
 }
 
