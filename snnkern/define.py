@@ -278,6 +278,7 @@ class _NeuronSpec(ctypes.Structure):
         ("backward_schema", ctypes.c_char_p),
         ("cpu", ctypes.c_void_p),
         ("cuda", ctypes.c_void_p),
+        ("recurrence", ctypes.c_void_p),
     )
 
 
@@ -329,6 +330,7 @@ def _neuron_spec(neuron: type[Neuron], recurrent: bool) -> _NeuronSpec:
         (_Argument * len(arguments))(*arguments),
         len(arguments),
         *(text[role].encode() for role in ("forward", "train", "backward")),
+        None,
         None,
         None,
     )

@@ -288,7 +288,8 @@ def test_a_neuron_of_a_users_own(device: str) -> None:
     found, grads = results(functional, mine, given)
     expected, expected_grads = results(functional, "lif", given)
     assert all(map(torch.equal, found, expected))
-    assert all(torch.equal(grads[name], t) for name, t in expected_grads.items())
+    for name, wanted in expected_grads.items():  # on CUDA by another plan
+        assert error(grads[name], wanted) <= (0 if device == "cpu" else PARAMETER_TOLERANCE[torch.float32]), name
 
 
 def test_what_never_spikes_has_no_recurrent_layer() -> None:
