@@ -1,5 +1,5 @@
-// Neurons whose spikes come back to them, on CUDA. Rows of neurons are independent, so a block owns some of them for all
-// steps, and no step needs a barrier beyond its block.
+// Neurons whose spikes come back to them, on CUDA. Rows of neurons are independent, so a block owns some of them for
+// all steps, and no step needs a barrier beyond its block.
 //
 // forward   runs the steps. A spike adds its row of weights, which come through the caches.
 // record    makes the tape of all steps, each chunk from the states that entered it, all chunks at once: the spikes are
@@ -20,7 +20,8 @@ static_assert(kWord == kWarp, "a warp asks for the spikes of a group at once");
 // Number `i` of a sequence, whose type is known at run time: kernels are made for R alone.
 template <class R>
 __device__ __forceinline__ R load_number(const void* sequence, int64_t i, Dtype dtype) {
-  if constexpr (sizeof(R) == 8) return static_cast<const R*>(sequence)[i];
+  if constexpr (sizeof(R) == 8)
+    return static_cast<const R*>(sequence)[i];
   else {
     if (dtype == kF32) return static_cast<const float*>(sequence)[i];
     if (dtype == kF16) return to_real(static_cast<const f16*>(sequence)[i]);
@@ -129,8 +130,8 @@ __device__ __forceinline__ R weighted(const RecurrentArgs& r, const R* spike, co
   return total + sum;
 }
 
-// A neuron's step, from what comes back to it; its states lie `stride` apart. Returns the spike. kRecords: the tape, of a
-// spike that is known.
+// A neuron's step, from what comes back to it; its states lie `stride` apart. Returns the spike. kRecords: the tape, of
+// a spike that is known.
 template <bool kRecords, class Neuron, class Surrogate, class R>
 __device__ __forceinline__ R recurrent_step(const KernelArgs& a, const RecurrentArgs& r,
                                             const typename Neuron::template Params<R>& common,
@@ -156,8 +157,7 @@ __device__ __forceinline__ R recurrent_step(const KernelArgs& a, const Recurrent
       for (int k = 0; k < S; ++k)
         static_cast<R*>(a.checkpoints)[((t / kCheckpointPeriod - 1) * S + k) * a.N + n] = state[k];
     }
-    spike = store_number(a.spike, at, r.dtype,
-                         Neuron::template forward<R>(parameters.of(0), surrogate, input, state));
+    spike = store_number(a.spike, at, r.dtype, Neuron::template forward<R>(parameters.of(0), surrogate, input, state));
 #pragma unroll
     for (int k = 0; k < S; ++k) {
       if (a.store_seq)
@@ -226,8 +226,7 @@ __device__ __forceinline__ void recurrent_loop(const KernelArgs& a, const Recurr
         int place = 0;
         for (int g = 0; g < group; ++g) place += __popc(m.word[row * groups + g]);
         const uint32_t word = m.word[e / kWord], lane = e % kWarp;
-        if (word >> lane & 1)
-          m.firing[row * tile.width + place + __popc(word & ((1u << lane) - 1))] = e % tile.width;
+        if (word >> lane & 1) m.firing[row * tile.width + place + __popc(word & ((1u << lane) - 1))] = e % tile.width;
         if (group + 1 == groups && lane == 0) m.fired[row] = place + __popc(word);
       }
       __syncthreads();
@@ -390,8 +389,8 @@ struct Place {
 };
 
 // What the blocks of a cluster tell one another in a step: so many bytes into each block's memory, counted by a barrier
-// there. Two buffers suffice: a block sends what overwrites step t - 1 when it has all of step t, and then no block reads
-// t - 1 any more.
+// there. Two buffers suffice: a block sends what overwrites step t - 1 when it has all of step t, and then no block
+// reads t - 1 any more.
 class Exchange {
  public:
   __device__ __forceinline__ Exchange(uint64_t* barrier, int blocks, int bytes)
@@ -441,11 +440,11 @@ class Exchange {
 #pragma unroll
       for (int i = 0; i < 4; ++i) part[i] = __float_as_uint(__shfl_sync(~0u, value, four + i));
       for (int k = lane / 8; k < blocks_; k += 4)
-        asm volatile(
-            "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-                in_block(address(to + four), k)),
-            "r"(part[0]), "r"(part[1]), "r"(part[2]), "r"(part[3]), "r"(in_block(address(&barrier_[buffer]), k))
-            : "memory");
+        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                         in_block(address(to + four), k)),
+                     "r"(part[0]), "r"(part[1]), "r"(part[2]), "r"(part[3]),
+                     "r"(in_block(address(&barrier_[buffer]), k))
+                     : "memory");
       return;
     }
 #endif
@@ -518,8 +517,7 @@ __device__ __forceinline__ void resident_loop(const KernelArgs& a, const Recurre
   place.load(r.forward, weight);
   const bool is_infinite = *static_cast<const float*>(r.check) != 0.0f;  // a weight is, or NaN
   for (int e = threadIdx.x; e < all.count(); e += blockDim.x)
-    if (place.is_real(e))
-      recurrent_start<Neuron, float>(a, r, common, 0, place.neuron(e), m.state + e, all.count());
+    if (place.is_real(e)) recurrent_start<Neuron, float>(a, r, common, 0, place.neuron(e), m.state + e, all.count());
   for (int i = threadIdx.x; i < 2 * all.rows * words; i += blockDim.x) m.word[i] = 0;
   const Exchange exchange(m.barrier, all.blocks, all.rows * words * int(sizeof(uint32_t)));
   exchange.meet();
@@ -637,8 +635,8 @@ __device__ __forceinline__ void resident_back_loop(const KernelArgs& a, const Re
         const int64_t n = place.neuron(e);
         Carried<Neuron, float> carried;
         carried.load(m.carried + e, all.count());
-        gradient = carried.step(Parameters<Neuron, float, 1>(common, a, n), surrogate, incoming,
-                                place.total(m.partial, e));
+        gradient =
+            carried.step(Parameters<Neuron, float, 1>(common, a, n), surrogate, incoming, place.total(m.partial, e));
         carried.store(m.carried + e, all.count());
         static_cast<float*>(r.grad_input)[origin(a, n) + t * a.inner] = gradient;
       }
@@ -655,8 +653,8 @@ __device__ __forceinline__ void resident_back_loop(const KernelArgs& a, const Re
   }
 }
 
-// The steps [begin, end), back, of neurons that come without those of their row: with the product of the weights, of the
-// one step that there is; or all steps, where a weight is a neuron's own.
+// The steps [begin, end), back, of neurons that come without those of their row: with the product of the weights, of
+// the one step that there is; or all steps, where a weight is a neuron's own.
 template <class Neuron, class Surrogate, class R>
 __device__ __forceinline__ void recurrent_back_alone(const KernelArgs& a, const RecurrentArgs& r,
                                                      const typename Neuron::template Params<R>& common,
@@ -792,7 +790,9 @@ struct ResidentPlan {
 // The fewest blocks whose registers hold the weights; 0 where none do.
 inline int resident_blocks(int64_t neurons) {
   if (neurons > kResidentThreads) return 0;
-  const int most = std::getenv("SNNKERN_BLOCKS") ? std::atoi(std::getenv("SNNKERN_BLOCKS")) : attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 8 : 1;  // TEMPORARY
+  const int most = std::getenv("SNNKERN_BLOCKS")                       ? std::atoi(std::getenv("SNNKERN_BLOCKS"))
+                   : attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 8
+                                                                       : 1;  // TEMPORARY
   for (int blocks = 1; blocks <= most; ++blocks) {
     RecurrentArgs r = {};
     r.size = neurons;

@@ -252,8 +252,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
 
 void autograd_of_backward(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
-  const size_t count =
-      neuron.backward_arguments() + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
+  const size_t count = neuron.backward_arguments() + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;

@@ -824,9 +824,9 @@ const CudaRecurrence* cuda_recurrence(const Call& call, const Tensor& x) {
   return look_up(*call.neuron.recurrence, pass, call.reset, dtype);
 }
 
-// The plan for rows of neurons that do not fit in a block, and for CUDA where no kernel feeds the spikes back: a product
-// and the neuron's own kernel for each step. For the gradient, a library's product of the whole batch is faster than one
-// of the rows of a block if those are few. x is contiguous, and so are the steps.
+// The plan for rows of neurons that do not fit in a block, and for CUDA where no kernel feeds the spikes back: a
+// product and the neuron's own kernel for each step. For the gradient, a library's product of the whole batch is faster
+// than one of the rows of a block if those are few. x is contiguous, and so are the steps.
 bool by_steps(const Call& call, const Tensor& x, bool is_backward) {
   if (!x.is_cpu()) return !cuda_recurrence(call, x);
   return x.size(-1) > (is_backward ? kCpuBlock / 2 - 1 : kCpuBlock);
@@ -985,8 +985,8 @@ class Steps {
 };
 
 // What feeds the spikes back on CUDA, where it has kernels for that.
-void launch_recurrent(const Call& call, const KernelArgs& args, Recurrence& r, const Tensor& x, const Tensor& grad_input,
-                      bool is_backward) {
+void launch_recurrent(const Call& call, const KernelArgs& args, Recurrence& r, const Tensor& x,
+                      const Tensor& grad_input, bool is_backward) {
   if (args.N == 0) return;
   const CudaRecurrence& kernels = *cuda_recurrence(call, x);
   void* const stream = c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device()).native_handle();
@@ -1425,8 +1425,9 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
   c10::SmallVector<Tensor, kRecurrents> grad_recurrent;
   for (const Tensor& t : call.recurrent)
-    grad_recurrent.push_back(t.defined() && (weights || grad_recurrent.size() == kSpikeInit) ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
-                                         : at::empty({0}, x.options().dtype(type)));
+    grad_recurrent.push_back(t.defined() && (weights || grad_recurrent.size() == kSpikeInit)
+                                 ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
+                                 : at::empty({0}, x.options().dtype(type)));
   std::vector<Tensor> shares;  // each neuron's share of a parameter's gradient
   for (const Parameter& p : call.parameters)
     shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
