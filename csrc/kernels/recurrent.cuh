@@ -1,14 +1,14 @@
-// Neurons whose spikes come back to them, on CUDA. Rows of neurons are independent, so a block owns some of them for
-// all steps, and no step needs a barrier beyond its block.
+// Neurons whose spikes come back to them, on CUDA. Rows of neurons are independent, so a block or a cluster owns some
+// of them for all steps, and no step needs a barrier beyond it. There are two plans.
 //
-// forward   runs the steps. A spike adds its row of weights, which come through the caches.
-// record    makes the tape of all steps, each chunk from the states that entered it, all chunks at once: the spikes are
-//           known, so that nothing waits for the step before.
-// backward  runs BPTT over the tape. A block keeps all weights in its registers, 32 rows of 64 columns a warp; where
-//           they do not fit, the host makes the product of a step, and step_back does the rest.
+// resident  the weights stay in registers, 32 rows of 64 columns a warp, of one block or of a cluster's; spikes travel
+//           as bits, gradients as numbers. For float32 and up to 512 neurons, and for spikes that are 0 or 1.
+// rows      forward, a spike adds its row of weights, which comes through the caches. Back, the host makes the product
+//           of each step, and a launch the step of the neurons.
+//
+// In between, record makes the tape of BPTT, each chunk from the states that entered it, all chunks at once: the spikes
+// are known then, so that nothing waits for the step before.
 #pragma once
-#include <cstdlib>
-
 #include "multistep.cuh"
 
 namespace snnkern::cuda {
@@ -184,7 +184,7 @@ __device__ __forceinline__ R recurrent_start(const KernelArgs& a, const Recurren
   return r.spike_init ? static_cast<const R*>(r.spike_init)[n] : R(0);
 }
 
-// An x for step t, with a word ahead to the memory.
+// The input of step t; what comes soon is asked for.
 template <class R>
 __device__ __forceinline__ R load_x(const KernelArgs& a, const RecurrentArgs& r, int64_t t, int64_t n) {
   const int64_t at = origin(a, n) + t * a.inner;
@@ -790,9 +790,7 @@ struct ResidentPlan {
 // The fewest blocks whose registers hold the weights; 0 where none do.
 inline int resident_blocks(int64_t neurons) {
   if (neurons > kResidentThreads) return 0;
-  const int most = std::getenv("SNNKERN_BLOCKS")                       ? std::atoi(std::getenv("SNNKERN_BLOCKS"))
-                   : attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 8
-                                                                       : 1;  // TEMPORARY
+  const int most = attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 8 : 1;
   for (int blocks = 1; blocks <= most; ++blocks) {
     RecurrentArgs r = {};
     r.size = neurons;

@@ -815,7 +815,7 @@ const CudaRecurrence* cuda_recurrence(const Call& call, const Tensor& x) {
   bool in_time = false;
   for (const Parameter& p : call.parameters) in_time |= p.in_time;
   if (x.is_cpu() || !kBuild.cuda || !call.neuron.recurrence || in_time || (call.surrogate && call.surrogate->make) ||
-      !cuda::row_fits(x.size(-1), call.neuron.states, dtype == kF64 ? 8 : 4) || std::getenv("SNNKERN_STEPS"))
+      !cuda::row_fits(x.size(-1), call.neuron.states, dtype == kF64 ? 8 : 4))
     return nullptr;
   const Pass pass = is_plain(call) && dtype == kF32 ? kForward
                     : call.general                  ? kGeneralForward
