@@ -970,7 +970,9 @@ class FedBack:
     def on_cpu(self, role: str, *before: torch.Tensor) -> dict[str, torch.Tensor]:
         """What an operator gives; the gradients by the names of its arguments."""
         named = schema.recurrent_arguments(self.case.neuron)
-        plain = dict(zip((a.name for a in schema_of(self.case.neuron)), operator_arguments(self.case, self.inputs)))
+        plain = dict(
+            zip((a.name for a in schema_of(self.case.neuron)), operator_arguments(self.case, self.inputs), strict=True)
+        )
         values = plain | {"weight_hh": self.weight, "bias_hh": self.bias, "spike_init": self.spike}
         spread = {a.name: values.get(a.name, False) for a in named}
         for name, value in spread.items():
@@ -979,7 +981,7 @@ class FedBack:
         operator = getattr(torch.ops.snnkern, role.format(self.case.neuron.name))
         out = operator(*before, *spread.values())
         if not before:
-            return dict(zip(("spike", *(s.name for s in self.case.neuron.states), "checkpoints"), out))
+            return dict(zip(("spike", *(s.name for s in self.case.neuron.states), "checkpoints"), out, strict=True))
         names = [a.name for a in named if isinstance(spread[a.name], torch.Tensor)]
         return dict(zip(names, (t for t in out if t.numel()), strict=True))
 
