@@ -1,7 +1,7 @@
 """python -m benchmarks.networks: training steps of SpikingJelly's own networks, with nothing but the neurons swapped.
 
 SpikingJelly runs as it comes and as its PrecisionConfig makes it, with fused kernels that keep float32 or bfloat16; snnkern
-runs behind `snnkern.convert`, and behind `snnkern.fuse` too. Images a second, time on the GPU, time that the calling thread
+runs behind `snnkern.convert`, behind `snnkern.fuse` too, and within `snnkern.packed_spikes` as well. Images a second, time on the GPU, time that the calling thread
 is busy, peak memory, and the losses of three deterministic steps from the same weights. Each case and peer runs in a process
 of its own, which may take a limited time. `--table` writes a file of results as a table.
 """
@@ -9,6 +9,7 @@ of its own, which may take a limited time. `--table` writes a file of results as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -107,6 +108,7 @@ def fused(net: nn.Module, dtype: str) -> nn.Module:
 PEERS: dict[str, Callable[[nn.Module, str], nn.Module]] = {
     "snnkern": converted,
     "snnkern-fused": fused,
+    "snnkern-packed": fused,  # and its steps run within packed_spikes
     "spikingjelly": lambda net, dtype: net,
     "spikingjelly-fp32": with_precision("fp32"),
     "spikingjelly-bf16": with_precision("bf16"),
@@ -131,6 +133,7 @@ class Training:
         if case["layout"] == "channels_last":
             net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
         self.images = images.expand(STEPS, *images.shape)
+        self.kept = snnkern.packed_spikes if case["peer"] == "snnkern-packed" else contextlib.nullcontext
         self.net, self.reset, self.autocast = net, functional.reset_net, case["dtype"] == "bf16"
         mode = {"compile": "default"}.get(case["mode"], case["mode"])
         self.model = net if case["mode"] in ("eager", "graph") else torch.compile(net, mode=mode)
@@ -138,7 +141,7 @@ class Training:
 
     def __call__(self) -> Tensor:
         self.reset(self.net)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+        with self.kept(), torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
             scores = self.model(self.images)
             scores = scores.mean(0) if scores.dim() == 3 else scores
             loss = nn.functional.cross_entropy(scores, self.labels)
