@@ -1,9 +1,11 @@
-"""python -m benchmarks.recurrent: a recurrent layer of leaky integrate-and-fire neurons, beside a loop and other libraries.
+"""python -m benchmarks.recurrent: a recurrent layer, beside a loop over the steps and other libraries.
 
 Milliseconds of a call, and of one with backward to x_seq and all weights, taken in turn in one process. `layer` has recurrent
 weights alone. `with input` has input weights too, of as many inputs as neurons, since SpikingJelly's container and Norse's
 layer multiply both at once; snnkern's stands behind a torch.nn.Linear there. Norse's neuron has a current of its own and so
-does more; each library has its own start of the weights, and so its own firing rate, which a row says.
+does more; each library has its own start of the weights, and so its own firing rate, which a row says. `--rate` moves the
+input until the layer fires so often. The libraries are beside LIF in float32; on a GPU the loop is also taken as a CUDA graph,
+up to the steps that are captured in a reasonable time.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +28,89 @@ Run = Callable[[Tensor], Tensor]
 Built = tuple[Run, list[Tensor]]  # x_seq -> spikes, and the weights
 WORKS = ("inference", "forward+backward")
 GAIN = 3.0  # of x where there are input weights, so that such a layer fires about as often as the others
+MOST_CAPTURED = 250  # steps
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-def _layer(H: int, device: torch.device) -> Built:
-    weight = (torch.randn(H, H, device=device) / H**0.5).requires_grad_()
-    surrogate = snnkern.surrogate.ATan()
-    return lambda x: snnkern.functional.recurrent_lif(x, weight, surrogate=surrogate)[0], [weight]
+@dataclass(frozen=True)
+class Layer:
+    """What is built: H neurons of a kind, with numbers of a dtype."""
+
+    neuron: str
+    T: int
+    B: int
+    H: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def weight(self) -> Tensor:
+        return (torch.randn(self.H, self.H, device=self.device) / self.H**0.5).to(self.dtype).requires_grad_()
 
 
-def _loop(H: int, device: torch.device) -> Built:
-    """The equations as one writes them by hand."""
-    weight = (torch.randn(H, H, device=device) / H**0.5).requires_grad_()
+def _layer(layer: Layer) -> Built:
+    weight, surrogate = layer.weight(), snnkern.surrogate.ATan()
+    call = getattr(snnkern.functional, f"recurrent_{layer.neuron}")
+    return lambda x: call(x, weight, surrogate=surrogate)[0], [weight]
+
+
+# A step of the loop, as one writes it by hand: the input and the states, to the spikes and the new states.
+Cell = Callable[..., tuple[Tensor, ...]]
+
+
+def _lif(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    h = v + (x - v) * peers.DECAY
+    s = peers.Spike.apply(h - 1.0)
+    return s, (1 - s) * h
+
+
+def _cuba(x: Tensor, v: Tensor, i: Tensor) -> tuple[Tensor, ...]:
+    i = 0.9 * i + x
+    h = 0.9 * v + i
+    s = peers.Spike.apply(h - 1.0)
+    return s, (1 - s) * h, i
+
+
+def _alif(x: Tensor, v: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    h = v + (x - v) * peers.DECAY
+    s = peers.Spike.apply(h - (1.0 + 1.8 * b))
+    return s, (1 - s) * h, 0.95 * b + 0.05 * s
+
+
+CELLS: dict[str, tuple[Cell, int]] = {"lif": (_lif, 1), "cuba": (_cuba, 2), "alif": (_alif, 2)}
+"""With the number of their states."""
+
+
+def _loop(layer: Layer) -> Built:
+    weight, (cell, count) = layer.weight(), CELLS[layer.neuron]
 
     def run(x_seq: Tensor) -> Tensor:
-        v = s = torch.zeros_like(x_seq[0])
-        spikes = []
-        for x in x_seq:
-            h = v + (x + s @ weight.t() - v) * peers.DECAY
-            s = peers.Spike.apply(h - 1.0)
-            v = (1 - s) * h
-            spikes.append(s)
-        return torch.stack(spikes)
+        return _steps(x_seq, weight, cell, count)
 
     return run, [weight]
 
 
-def _snntorch(H: int, device: torch.device) -> Built:
+def _steps(x_seq: Tensor, weight: Tensor, cell: Cell, count: int) -> Tensor:
+    s, states = torch.zeros_like(x_seq[0]), [torch.zeros_like(x_seq[0])] * count
+    spikes = []
+    for x in x_seq:
+        s, *states = cell(x + s @ weight.t(), *states)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+def _graph(layer: Layer) -> Built:
+    if layer.device.type != "cuda" or layer.T > MOST_CAPTURED:
+        raise ImportError("no CUDA graph is captured")
+    weight, (cell, count) = layer.weight(), CELLS[layer.neuron]
+    x = torch.randn(layer.T, layer.B, layer.H, device=layer.device, dtype=layer.dtype).requires_grad_()
+    graph = torch.cuda.make_graphed_callables(lambda x, weight: _steps(x, weight, cell, count), (x, weight))
+    return lambda x: graph(x, weight), [weight]
+
+
+def _snntorch(layer: Layer) -> Built:
     from snntorch import RLeaky
 
-    leaky = RLeaky(beta=peers.DECAY, linear_features=H, reset_mechanism="zero").to(device)
+    leaky = RLeaky(beta=peers.DECAY, linear_features=layer.H, reset_mechanism="zero").to(layer.device, layer.dtype)
 
     def run(x_seq: Tensor) -> Tensor:
         spike, v = torch.zeros_like(x_seq[0]), torch.zeros_like(x_seq[0])
@@ -66,16 +123,18 @@ def _snntorch(H: int, device: torch.device) -> Built:
     return run, list(leaky.parameters())
 
 
-def _layer_with_input(H: int, device: torch.device) -> Built:
-    linear, (run, weights) = torch.nn.Linear(H, H).to(device), _layer(H, device)
+def _layer_with_input(layer: Layer) -> Built:
+    linear = torch.nn.Linear(layer.H, layer.H).to(layer.device, layer.dtype)
+    run, weights = _layer(layer)
     return lambda x: run(linear(GAIN * x)), [*linear.parameters(), *weights]
 
 
-def _spikingjelly(H: int, device: torch.device) -> Built:
-    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+def _spikingjelly(layer: Layer) -> Built:
+    from spikingjelly.activation_based import functional, neuron, surrogate
+    from spikingjelly.activation_based import layer as layers
 
     node = neuron.LIFNode(tau=peers.TAU, surrogate_function=surrogate.ATan())
-    container = layer.LinearRecurrentContainer(node, H, H, step_mode="m").to(device)
+    container = layers.LinearRecurrentContainer(node, layer.H, layer.H, step_mode="m").to(layer.device, layer.dtype)
 
     def run(x: Tensor) -> Tensor:
         functional.reset_net(container)
@@ -84,41 +143,57 @@ def _spikingjelly(H: int, device: torch.device) -> Built:
     return run, list(container.parameters())
 
 
-def _norse(H: int, device: torch.device) -> Built:
+def _norse(layer: Layer) -> Built:
     from norse.torch import LIFRecurrent
 
-    module = LIFRecurrent(H, H).to(device)
+    module = LIFRecurrent(layer.H, layer.H).to(layer.device, layer.dtype)
     return lambda x: module(x)[0], list(module.parameters())
 
 
-LAYERS: dict[str, Callable[[int, torch.device], Built]] = {
+LAYERS: dict[str, Callable[[Layer], Built]] = {
     "snnkern, layer": _layer,
     "loop, layer": _loop,
+    "loop as a CUDA graph, layer": _graph,
     "snntorch RLeaky, layer": _snntorch,
     "snnkern, with input": _layer_with_input,
     "spikingjelly LinearRecurrentContainer, with input": _spikingjelly,
     "norse LIFRecurrent, with input": _norse,
 }
 BESIDE = {name: f"snnkern, {name.rpartition(', ')[2]}" for name in LAYERS}
+OF_ALL = ("snnkern, layer", "loop, layer", "loop as a CUDA graph, layer")
+
+
+def aim(run: Run, x: Tensor, rate: float) -> float:
+    """How much to add to x, so that this part of the neurons fires."""
+    low, high = -4.0, 6.0
+    with torch.no_grad():
+        for _ in range(14):
+            middle = (low + high) / 2
+            low, high = (low, middle) if run(x + middle).float().mean().item() > rate else (middle, high)
+    return (low + high) / 2
 
 
 def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(options["device"])
     torch.manual_seed(0)
-    shape = (case["T"], case["B"], case["H"])
-    x, incoming = (torch.randn(shape, device=device) for _ in range(2))
-    x = (1.2 * x).requires_grad_()
+    layer = Layer(case["neuron"], *(case[k] for k in "TBH"), DTYPES[case["dtype"]], device)
+    shape = (layer.T, layer.B, layer.H)
+    noise, incoming = (torch.randn(shape, device=device).to(layer.dtype) for _ in range(2))
+    noise = 1.2 * noise
+    if options["rate"]:
+        noise = noise + aim(_layer(layer)[0], noise, options["rate"])
+    x = noise.requires_grad_()
     clock = neurons.Clock(device, options["repeats"])
     every: dict[str, neurons.Work] = {}
     layers: dict[str, dict[str, Any]] = {}
-    for name, build in LAYERS.items():
+    for name in LAYERS if (layer.neuron, case["dtype"]) == ("lif", "f32") else OF_ALL:
         try:
-            run, weights = build(case["H"], device)
+            run, weights = LAYERS[name](layer)
         except ImportError as error:
             layers[name] = {"unavailable": str(error)}
             continue
         with torch.no_grad():
-            layers[name] = {"rate": run(x).mean().item()}
+            layers[name] = {"rate": run(x).float().mean().item()}
 
         def inference(run: Run = run) -> object:
             with torch.no_grad():
@@ -135,12 +210,18 @@ def measure(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [{"peer": "snnkern", **dict(zip("TBH", shape, strict=True))} for shape in options.shapes]
+    return [
+        {"peer": "snnkern", **dict(zip("TBH", shape, strict=True)), "neuron": neuron, "dtype": dtype}
+        for shape in options.shapes
+        for neuron in options.neurons
+        for dtype in options.dtypes
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
-        yield f"T={row['T']} B={row['B']} H={row['H']}: rate, ms of {' and '.join(WORKS)}, and how many times snnkern's"
+        what = f"{row['neuron']} {row['dtype']} T={row['T']} B={row['B']} H={row['H']}"
+        yield f"{what}: rate, ms of {' and '.join(WORKS)}, and how many times snnkern's"
         if "unavailable" in row:
             yield f"  {row['unavailable']}"
             continue
@@ -165,6 +246,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     shapes = ["100x64x128", "100x1x128", "100x64x256", "250x32x512", "100x16x1024"]
     parser.add_argument("--shapes", nargs="+", type=_shape, default=[_shape(s) for s in shapes], metavar="TxBxH")
+    parser.add_argument("--neurons", nargs="+", choices=CELLS, default=["lif"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["f32"])
+    parser.add_argument("--rate", type=float, help="the part of the neurons that fires")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--budget", type=float, default=20.0, help="seconds after which a case needs no more repeats")

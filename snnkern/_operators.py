@@ -60,10 +60,11 @@ class Operator:
         return list(SURROGATE_TENSORS) if self.neuron.has_surrogate else []
 
     def empty_results(self, values: Mapping[str, Any]) -> set[str]:
-        """The gradients of what was not given: they have no element."""
+        """The gradients of what was not given, or that are not wanted: they have no element."""
         inits = [*(f"{s.name}_init" for s in self.neuron.states), *(["spike_init"] if self.weights else [])]
-        optional = [*inits, *self.parameters, *self.weights]
-        return {f"grad_{name}" for name in optional if values[name] is None}.intersection(self.results)
+        left_out = {name for name in (*inits, *self.parameters, *self.weights) if values[name] is None}
+        left_out |= set() if values.get("weight_gradients", True) else set(self.weights)
+        return {f"grad_{name}" for name in left_out}.intersection(self.results)
 
     def complete(self, args: Sequence[Any]) -> list[Any]:
         """All arguments: the dispatcher leaves out those at the end that have their default value."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import snnkern
+from snnkern.compat.spikingjelly._fused import Fused
 
 from support import double_precision, error, fresh_process, library, noise
 
@@ -189,6 +190,50 @@ def test_spikingjellys_functions_work_on_a_converted_network() -> None:
     net(x[:, :1]).sum()
     functional.detach_net(net)
     assert lif.v.grad_fn is None
+
+
+class Fed(nn.Module):
+    """A recurrent layer of SpikingJelly behind a linear one."""
+
+    def __init__(self, node: nn.Module, bias: bool, mode: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, 10)
+        self.loop = library("spikingjelly.activation_based.layer").LinearRecurrentContainer(node, 10, 10, bias, mode)
+        nn.init.uniform_(self.fc.weight, -1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loop(self.fc(x))
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["IFNode", "LIFNode", "ParametricLIFNode", "CUBALIFNode", "ILIFNode"])
+def test_a_recurrent_container_of_spikingjelly(name: str, bias: bool, mode: str, monkeypatch: Any) -> None:
+    node = getattr(library("spikingjelly.activation_based.neuron"), name)(**OTHERS.get(name, {"v_threshold": 0.4}))
+    calls: list[int] = []
+    step = Fused.single_step_forward
+    monkeypatch.setattr(Fused, "single_step_forward", lambda self, x: (calls.append(1), step(self, x))[1])
+    converted = assert_same(Fed(node, bias, mode), single_steps if mode == "s" else sequence)
+    assert bool(calls) == (mode == "s")  # a sequence is one operator
+    x = noise((T, N, C), torch.float64, 1)
+    library("spikingjelly.activation_based.functional").reset_net(converted)
+    assert converted.loop.y is None
+    first = converted(x) if mode == "m" else single_steps(converted, x)
+    assert torch.equal(converted.loop.y, first[-1])
+    snnkern.nn.reset(converted)
+    assert torch.equal(converted(x) if mode == "m" else single_steps(converted, x), first)
+
+
+def test_a_recurrent_container_of_spikingjelly_around_more_than_a_neuron() -> None:
+    """Goes step by step as before; so does one whose neuron has a hook."""
+    neuron = library("spikingjelly.activation_based.neuron")
+    assert_same(Fed(nn.Sequential(nn.Linear(10, 10), neuron.LIFNode(v_threshold=0.4)), True, "m"), sequence)
+    net = Fed(neuron.LIFNode(v_threshold=0.4), True, "m")
+    seen: list[Tensor] = []
+    net.loop.sub_module.register_forward_hook(lambda *given: seen.append(given[2]))
+    converted = snnkern.convert(net)
+    converted(noise((T, N, C), torch.float64, 1))
+    assert len(seen) == T
 
 
 def test_a_single_neuron() -> None:
@@ -365,6 +410,29 @@ def test_a_network_of_norse(name: str, kind: str, sizes: dict[str, int], method:
     nn.init.uniform_(net[0].weight, -1, 3)
     nn.init.uniform_(net[2].weight, -1, 3)
     assert_same(net, cell_steps if name.endswith("Cell") else with_state)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (N, 1)])
+@pytest.mark.parametrize("record", [False, True])
+def test_a_recurrent_layer_of_norse(record: bool, shape: tuple[int, ...], monkeypatch: Any) -> None:
+    """One operator for the sequence, but where time constants differ between samples, whose weights cannot have them."""
+    calls: list[int] = []
+    function = snnkern.functional.recurrent_cuba
+    monkeypatch.setattr(
+        snnkern.functional, "recurrent_cuba", lambda *given, **named: (calls.append(1), function(*given, **named))[1]
+    )
+    p = norse_parameters("lif", **RATES)
+    rate = torch.full(shape, 250.0) * (1 + torch.rand(shape))
+    net = library("norse.torch").LIFRecurrent(C, 6, p=p._replace(tau_mem_inv=rate), record_states=record)
+    nn.init.uniform_(net.input_weights, -1, 3)
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        spikes, state = net(2 * x)
+        assert all(len(part) == T for part in state) or not record
+        return torch.cat([t.flatten() for t in (spikes, *state)])
+
+    assert_same(net, run)
+    assert len(calls) == (2 if len(shape) < 2 else 0)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
@@ -567,13 +635,15 @@ def keeping(name: str) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]
     """A converted neuron that keeps a state from call to call, and a call."""
     if name == "spikingjelly":
         return step_net(lambda: spikingjelly().neuron.LIFNode(v_threshold=0.4))[2:], sequence
+    if name == "container":
+        return nn.Sequential(Fed(spikingjelly().neuron.LIFNode(v_threshold=0.4), True, "m").loop), sequence
     if name == "snntorch":
         return nn.Sequential(library("snntorch").RLeaky(0.75, linear_features=10, init_hidden=True)), single_steps
     return sinabs_net("LIF")[1:2], batch_first
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("name", ["spikingjelly", "snntorch", "sinabs"])
+@pytest.mark.parametrize("name", ["spikingjelly", "container", "snntorch", "sinabs"])
 def test_a_checkpoint_advances_the_state_once(name: str, use_reentrant: bool) -> None:
     """Two calls: the second starts from the state that the first has left, in its recomputation as well."""
     net, run = keeping(name)

@@ -238,7 +238,7 @@ def recurrent(kind: str = "lif") -> Any:
 
 
 @pytest.mark.parametrize("kind", ["lif", "cuba"])
-def test_a_cycle_runs_step_by_step(kind: str, tmp_path: Path) -> None:
+def test_a_cycle_of_a_neuron_and_weights_is_a_recurrent_layer(kind: str, tmp_path: Path) -> None:
     graph, x = recurrent(kind), x_seq(4)
     net = exchange.load(graph)
     cell, first = graph.nodes["cell"], graph.nodes["first"]
@@ -251,10 +251,67 @@ def test_a_cycle_runs_step_by_step(kind: str, tmp_path: Path) -> None:
         spikes = euler(cell.nodes["lif"], current[: t + 1] + before @ w.T + bias, DT)
     same_as: Tensor = net(x)
     assert torch.equal(same_as, spikes) and spikes.any()
+    assert f"Recurrent{'LIF' if kind == 'lif' else 'CuBaLIF'}(size=3" in str(net)
     again = back(net, x, tmp_path)
     same(net, again, x)
     nn.detach(net)
     assert torch.equal(again(x), net(x))
+
+
+RECURRENT = {
+    "if": lambda: nn.RecurrentIF(4, v_threshold=0.6),
+    "lif": lambda: nn.RecurrentLIF(4, tau=3.0, v_threshold=0.3, surrogate=surrogate.ATan(alpha=3.0)),
+    "without a bias": lambda: nn.RecurrentLIF(4, bias=False, v_threshold=torch.linspace(0.3, 0.6, 4)),
+    "cuba": lambda: nn.RecurrentCuBaLIF(4, alpha=0.7, beta=0.8, detach_recurrent=True),
+    "diagonal": lambda: nn.RecurrentLIF(4, diagonal=True, v_threshold=0.3),
+    "diagonal without a bias": lambda: nn.RecurrentLIF(4, diagonal=True, bias=False, v_threshold=0.3),
+    "driven": lambda: exchange.Driven(
+        exchange.Drive(torch.linspace(1, 2, 4), 0.125), nn.RecurrentLIF(4, v_threshold=0.3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_round_trip_of_a_recurrent_layer(name: str, tmp_path: Path) -> None:
+    """Its edge in NIR is the weights; it comes back as a recurrent layer, and its gradients are the same."""
+    net, x = torch.nn.Sequential(torch.nn.Linear(3, 4), RECURRENT[name]()).double(), x_seq(3)
+    torch.nn.init.uniform_(net[0].weight, -1, 2)
+    graph = exchange.export(net, x)
+    assert ("lif", "w_rec") in graph.nodes["1"].edges and ("w_rec", "lif") in graph.nodes["1"].edges
+    other = back(net, x, tmp_path)
+    assert "Recurrence" not in str(other) and "Recurrent" in str(other)
+    same(net, other, x)
+    for layer in (net, other):
+        nn.reset(layer)
+    grads = [
+        torch.autograd.grad(layer(leaf).square().sum(), leaf)[0]
+        for layer in (net, other)
+        for leaf in [x.clone().requires_grad_()]
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+
+
+def test_a_recurrent_layer_that_nir_cannot_say() -> None:
+    net = torch.nn.Sequential(nn.RecurrentLIF(4))
+    with pytest.raises(ValueError, match=r"its input must be \[T, N, 4\]"):
+        exchange.export(net, torch.zeros(2, 1, 3, 4))
+    net = torch.nn.Sequential(exchange.Driven(exchange.Drive(0.0), nn.RecurrentLIF(4)))
+    with pytest.raises(ValueError, match="its Drive has a scale of 0"):
+        exchange.export(net, torch.zeros(2, 1, 4))
+    with pytest.raises(ValueError, match="NIR has no neuron like ALIF"):
+        exchange.export(torch.nn.Sequential(nn.RecurrentALIF(4)), torch.zeros(2, 1, 4))
+
+
+def test_a_longer_cycle_runs_step_by_step() -> None:
+    """And so does one whose weights feed another node as well."""
+    graph, x = recurrent(), x_seq(4)
+    cell = graph.nodes["cell"]
+    cell.nodes["scale"] = nir.Scale(values(1.0, 1.0, 1.0))
+    cell.edges = [("input", "lif"), ("lif", "w_rec"), ("w_rec", "scale"), ("scale", "lif"), ("lif", "output")]
+    net = exchange.load(graph)
+    assert "Recurrence" in str(net)
+    assert torch.equal(net(x), exchange.load(recurrent())(x))
+    same(net, back(net, x), x)
 
 
 def test_an_edge_from_a_neuron_to_itself() -> None:
@@ -354,6 +411,39 @@ def test_snntorch_reads_and_writes() -> None:
     leaky.reset_hidden()
     expected = torch.stack([theirs(s) for s in x])
     assert torch.equal(exchange.load(graph)(x), expected) and expected.any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_snntorch_and_norse_read_a_recurrent_layer() -> None:
+    """Without a bias, which their readers leave out in the first step; snnTorch's own RLeaky has it."""
+    snntorch = pytest.importorskip("snntorch")
+    from snntorch import export_nir, import_nir
+
+    torch.set_default_dtype(torch.float32)
+    x = x_seq(4).float()
+    whole = nn.RecurrentLIF(6, tau=5.0, bias=False, strict=True, v_threshold=0.4, decay_input=False)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), whole)
+    assert torch.equal(steps(import_nir.import_from_nir(exchange.export(net, x)), x), net(x)) and net(x).any()
+    leaky = snntorch.RLeaky(
+        beta=torch.full((6,), 0.8),
+        threshold=torch.full((6,), 0.4),
+        linear_features=6,
+        init_hidden=True,
+        reset_mechanism="zero",
+        reset_delay=False,
+    )
+    theirs = torch.nn.Sequential(torch.nn.Linear(4, 6), leaky)
+    graph = export_nir.export_to_nir(theirs, x[0], ignore_dims=[0])
+    leaky.reset_mem()
+    expected = torch.stack([theirs(s) for s in x])
+    read = exchange.load(graph)
+    assert "RecurrentLIF" in str(read)
+    assert torch.equal(read(x), expected) and expected.any()
+    norse = pytest.importorskip("norse.torch")
+    whole = nn.RecurrentLIF(6, tau=3.0, bias=False, strict=True, v_threshold=0.2)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), whole)
+    theirs = norse.from_nir(exchange.export(net, x, dt=1e-3), dt=1e-3)
+    assert torch.equal(steps(theirs, x), net(x)) and net(x).any()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -124,7 +124,7 @@ def test_any_number_of_steps(T: int, plan: str, device: str) -> None:
     check("alif", given, store_v_seq=True)
 
 
-def test_the_order_of_the_sum() -> None:
+def test_the_order_of_the_sum(device: str) -> None:
     """One by one within groups of 32 neighbours, then group by group; here in numbers of float32, one at a time."""
     H = 70
     weight, spikes = noise((H, H), torch.float32, 1), (noise((1, 1, H), torch.float32, 2) > 0).float()
@@ -138,8 +138,9 @@ def test_the_order_of_the_sum() -> None:
             total = total + group
         sums.append(total)
     for module in (functional, reference):
-        _, v = module.recurrent_if(torch.zeros(1, 1, H), weight, spike_init=spikes[0], v_threshold=1e30)
-        assert torch.equal(v[0], torch.stack(sums))
+        x, given = torch.zeros(1, 1, H, device=device), (weight.to(device), spikes[0].to(device))
+        _, v = module.recurrent_if(x, given[0], spike_init=given[1], v_threshold=1e30)
+        assert torch.equal(v[0].cpu(), torch.stack(sums))
 
 
 @pytest.mark.parametrize("H", [12, 1100])
@@ -273,13 +274,73 @@ def test_a_gradient_in_the_state_alone(H: int, device: str) -> None:
         assert error(found, wanted) <= 1e-10
 
 
-def test_weights_that_are_not_finite() -> None:
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_weights_that_are_not_finite(dtype: str, device: str) -> None:
     """A spike of 0 times infinity is NaN, as in any product of matrices."""
-    weight = torch.zeros(3, 3)
+    weight = torch.zeros(3, 3, dtype=DTYPES[dtype], device=device)
     weight[1, 2] = float("inf")
     for module in (functional, reference):
-        _, v = module.recurrent_lif(torch.zeros(2, 1, 3), weight)
+        _, v = module.recurrent_lif(torch.zeros(2, 1, 3, dtype=DTYPES[dtype], device=device), weight)
         assert v[0].isnan().tolist() == [False, True, False]
+
+
+def test_spikes_at_the_start_may_be_any_numbers(device: str) -> None:
+    given = tensors("lif", (5, 3, 40), torch.float32, device=device)
+    given["spike_init"] = noise((3, 40), torch.float32, 11, device)
+    check("lif", given)
+
+
+def test_2048_neurons(device: str) -> None:
+    given = tensors("lif", (3, 2, 2048), torch.float32, device=device)
+    check("lif", given, surrogate=surrogate.ATan())
+
+
+def test_frozen_weights_cost_no_gradient(device: str) -> None:
+    given = tensors("lif", (18, 3, 20), torch.float32, device=device)
+    wanted = results(functional, "lif", given)[1]
+    frozen = ("weight_hh", "bias_hh")
+    leaves = {name: t.detach().requires_grad_(name not in frozen) for name, t in given.items()}
+    out = functional.recurrent_lif(**leaves)
+    incoming = [noise(tuple(o.shape), o.dtype, 100 + i, device) for i, o in enumerate(out)]
+
+    class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+        empty: list[bool]
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if "recurrent_backward" in func._schema.name:
+                names = [r.name for r in func._schema.returns]
+                self.empty = [made[names.index(f"grad_{name}")].numel() == 0 for name in frozen]
+            return made
+
+    learned = {name: t for name, t in leaves.items() if t.requires_grad}
+    for some, empty in ((learned, [True, True]), ({"bias_hh": None, **learned}, [False, False])):
+        if not empty[0]:
+            leaves["bias_hh"].requires_grad_()
+            out = functional.recurrent_lif(**leaves)
+            some["bias_hh"] = leaves["bias_hh"]
+        with Seen() as seen:
+            grads = torch.autograd.grad(out, [*some.values()], incoming, materialize_grads=True)
+        assert seen.empty == empty
+        assert all(torch.equal(grad, wanted[name]) for name, grad in zip(some, grads, strict=True))
+
+
+def test_a_recurrent_adlif_is_radlif(device: str) -> None:
+    """As sparch has it: the reset of a step is taken off in the next, and the adaptation follows what was before it."""
+    x, weight = (noise(shape, torch.float64, i, device, 2.0) for i, shape in enumerate([(30, 4, 12), (12, 12)]))
+    weight.fill_diagonal_(0)
+    alpha, beta, a, b = (noise((12,), torch.float64, 10 + i, device).sigmoid() for i in range(4))
+    u, w, s = (torch.zeros_like(x[0]) for _ in range(3))
+    spikes = []
+    for t in range(30):
+        w = beta * w + a * u + b * s
+        u = alpha * (u - s) + (1 - alpha) * (x[t] + s @ weight.t() - w)
+        s = (u > 1.0).double()
+        spikes.append(s)
+    found = functional.recurrent_adlif(x, weight, tau=1 / (1 - alpha), rho=beta, a=a, b=b, v_reset=None, strict=True)
+    assert torch.equal(found[0], torch.stack(spikes))
+    assert 0.05 < found[0].mean() < 0.6
+    assert error(found[1], u - s) <= 1e-12
 
 
 def test_a_neuron_of_a_users_own(device: str) -> None:

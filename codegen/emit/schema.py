@@ -137,6 +137,7 @@ def schemas(neuron: type[Neuron], recurrent: bool = False) -> dict[str, str]:
     # what follows alone.
     late = ("Tensor", "SurrogateTensor", "DetachRecurrent")
     plain = ", ".join(a.schema if a.kind in late or a.is_convention else a.schema.split("=")[0] for a in every)
+    plain += ", bool weight_gradients=True" if recurrent else ""  # those in weight_hh and bias_hh
     returns = ", ".join(f"Tensor grad_{a.name}" for a in every if a.kind in DIFFERENTIABLE)
     return {
         "forward": f"{key}_forward({inputs}) -> (Tensor {neuron.output}, {states})",

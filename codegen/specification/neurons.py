@@ -321,6 +321,31 @@ class ALIF(Neuron):
         return s, [v, p.rho * b + (1 - p.rho) * s]
 
 
+class AdLIF(Neuron):
+    """Adaptive leaky integrate-and-fire neuron with an adaptation current: it follows the potential, and every spike raises it."""
+
+    name = "adlif"
+    module = "AdLIF"
+    source = "Bittar and Garner, A surrogate gradient spiking baseline for speech command recognition, Frontiers in Neuroscience 16, 2022; recurrent, it is their RadLIF"
+    equations = ("decay = 1 / tau", "h = v + (x - w - (v - v_reset)) * decay")
+    firing_equations = (*Neuron.firing_equations, "w = rho * w + a * h + b * s")
+    states = (POTENTIAL, State("w", "adaptation current"))
+    parameters = (
+        TAU,
+        Float("rho", 0.95, "what stays of the adaptation in a step", Range(0, 1)),
+        Float("a", 0.0, "how much the adaptation follows the potential"),
+        Float("b", 1.0, "what a spike adds to the adaptation"),
+    )
+    conventions = (STRICT, MAX_SPIKES, V_MIN)
+
+    @classmethod
+    def step(cls, x: Any, states: Sequence[Any], p: Any, step: Step) -> tuple[Any, list[Any]]:
+        v, w = states
+        h = leak(x - w, v, p)
+        s, v = cls.fire(h, p.v_threshold, p, step)
+        return s, [v, p.rho * w + p.a * h + p.b * s]
+
+
 class RefractoryLIF(Neuron):
     """Leaky integrate-and-fire neuron that rests for some steps after a spike: its input is lost, and it cannot spike."""
 
@@ -517,6 +542,6 @@ class CuBaLI(Neuron):
 
 
 NEURONS: tuple[type[Neuron], ...] = (
-    IF, LIF, ParametricLIF, QIF, EIF, Izhikevich, AdEx, ILIF, CuBaLIF, Alpha, ALIF, KLIF, CLIF, RefractoryLIF, Lapicque, LI,
+    IF, LIF, ParametricLIF, QIF, EIF, Izhikevich, AdEx, ILIF, CuBaLIF, Alpha, ALIF, AdLIF, KLIF, CLIF, RefractoryLIF, Lapicque, LI,
     CuBaLI, TernaryLIF,
 )  # fmt: skip

@@ -45,6 +45,8 @@ constexpr bool gets_gradient(int norm_tensor) {
   return norm_tensor != NormSpec::kMean && norm_tensor != NormSpec::kVar;
 }
 
+constexpr size_t kWeights = 2;  // of the arguments of Kind::kRecurrent: weight_hh and bias_hh
+
 struct Backward : Node {
   explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
 
@@ -101,6 +103,15 @@ struct Backward : Node {
     size_t tensor = 0;
     for (int i = 0; i < neuron.argument_count; ++i) {
       stack.push_back(is_tensor(neuron.arguments[i].kind) ? optional(tensor_at(tensor++)) : arguments[i]);
+    }
+    if (neuron.is_recurrent) {
+      bool wanted = false;
+      size_t input = 0, fed = 0;
+      for (const Argument& argument : neuron) {
+        if (argument.kind == Kind::kRecurrent) wanted |= fed++ < kWeights && is_wanted(input);
+        input += is_differentiable(argument.kind);
+      }
+      stack.emplace_back(wanted);
     }
     operators.backward.callBoxed(stack);
     for (size_t i = 0; i < inputs; ++i) {
@@ -241,8 +252,7 @@ void autograd(const Differentiable& operators, Stack& stack) {
 
 void autograd_of_backward(const Differentiable& operators, Stack& stack) {
   const NeuronSpec& neuron = operators.neuron;
-  const size_t count =
-      neuron.incoming() + neuron.argument_count + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
+  const size_t count = neuron.backward_arguments() + (operators.with_norm ? NormSpec::kBackwardArguments : 0);
   const c10::IValue* values = arguments(neuron, stack, count);
   const bool forbid = wants_grad(values, values + count);
   torch::autograd::edge_list edges;

@@ -960,19 +960,22 @@ class Steps {
   const at::ScalarType type_;
 };
 
-// Those in weight_hh, bias_hh and spike_init, as far as they were given, from the gradients in the neurons' input.
+// Those in weight_hh and bias_hh, if they are wanted, and spike_init, as far as they were given, from the gradients in
+// the neurons' input.
 void recurrent_gradients(const Call& call, const Recurrence& r, const Tensor& spikes, const Tensor& grad_input,
-                         const c10::SmallVector<Tensor, kRecurrents>& out) {
+                         bool weights, const c10::SmallVector<Tensor, kRecurrents>& out) {
   const int64_t T = grad_input.size(0);
   const Tensor first = grad_input.select(0, 0);
   const auto of_weight = [&](const Tensor& gradient, const Tensor& spike) {
     const Tensor g = gradient.flatten(0, -2), s = spike.flatten(0, -2).to(g.scalar_type());
     return r.weight.dim() == 1 ? g.mul(s).sum(0) : g.t().matmul(s);
   };
-  Tensor weight = of_weight(grad_input.narrow(0, 1, T - 1), spikes.narrow(0, 0, T - 1));
-  if (r.spike_init.defined()) weight.add_(of_weight(first, r.spike_init));
-  out[kWeight].copy_(weight);
-  if (r.bias.defined()) out[kBias].copy_(grad_input.flatten(0, -2).sum(0));
+  if (weights) {
+    Tensor weight = of_weight(grad_input.narrow(0, 1, T - 1), spikes.narrow(0, 0, T - 1));
+    if (r.spike_init.defined()) weight.add_(of_weight(first, r.spike_init));
+    out[kWeight].copy_(weight);
+    if (r.bias.defined()) out[kBias].copy_(grad_input.flatten(0, -2).sum(0));
+  }
   if (!r.spike_init.defined()) return;
   call.detach_recurrent ? out[kSpikeInit].zero_() : out[kSpikeInit].copy_(weighted_gradient(r, first));
 }
@@ -1303,9 +1306,10 @@ void run_norm_forward(const NormSpec& spec, Stack& stack, bool training) {
 // and group.
 void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   const int front = with_norm ? NormSpec::kBackwardArguments : 0;
-  const int incoming = neuron.incoming(), count = front + incoming + neuron.argument_count;
+  const int incoming = neuron.incoming(), count = front + neuron.backward_arguments();
   const c10::IValue* values = arguments(neuron, stack, count) + front;
   Call call = read(neuron, with_norm ? "_norm_backward" : "_backward", values + incoming);
+  const bool weights = neuron.is_recurrent && values[count - front - 1].toBool();  // gradients in them are wanted
   Norm norm;
   Tensor grad_sum;
   bool batch = false;
@@ -1356,8 +1360,9 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   for (const Tensor& t : call.init) grad_init.push_back(gradient(t, kStep, type));
   c10::SmallVector<Tensor, kRecurrents> grad_recurrent;
   for (const Tensor& t : call.recurrent)
-    grad_recurrent.push_back(t.defined() ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
-                                         : at::empty({0}, x.options().dtype(type)));
+    grad_recurrent.push_back(t.defined() && (weights || grad_recurrent.size() == kSpikeInit)
+                                 ? at::empty_symint(t.sym_sizes(), x.options().dtype(t.scalar_type()))
+                                 : at::empty({0}, x.options().dtype(type)));
   std::vector<Tensor> shares;  // each neuron's share of a parameter's gradient
   for (const Parameter& p : call.parameters)
     shares.push_back(gradient(p.tensor, p.in_time ? kSequence : kStep, p.like_x ? x.scalar_type() : type));
@@ -1411,7 +1416,7 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
       launch(call, args, true, neuron.is_recurrent ? &r.args : nullptr);
     }
     if (neuron.is_recurrent) {
-      recurrent_gradients(call, r, spikes, grad_input, grad_recurrent);
+      recurrent_gradients(call, r, spikes, grad_input, weights, grad_recurrent);
       if (!grad_input.is_same(grad_x)) grad_x.copy_(grad_input);
     }
   }

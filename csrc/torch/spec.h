@@ -93,6 +93,8 @@ struct NeuronSpec {
   bool is_built_in() const { return cpu; }
   // How many arguments the backward operator has before those of the forward: gradients, and what was kept.
   int incoming() const { return states + 2 + is_recurrent; }
+  // How many it has in all: of a recurrent neuron the last says whether gradients in its weights are wanted.
+  int backward_arguments() const { return incoming() + argument_count + is_recurrent; }
   // How many arguments get a gradient.
   int differentiable() const {
     int count = 0;

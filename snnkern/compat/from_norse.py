@@ -8,7 +8,8 @@ has seen it. Sparse inputs go the way of Norse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import norse.torch
@@ -117,13 +118,20 @@ def _after(x_seq: Tensor, i: Tensor | None) -> Tensor:
 
 
 def _synaptic(
-    x_seq: Tensor, v: Tensor, i: Tensor | None, m: Membrane, surrogate: Surrogate, detach_reset: bool, store_v_seq: bool
+    x_seq: Tensor,
+    v: Tensor,
+    i: Tensor | None,
+    m: Membrane,
+    surrogate: Surrogate,
+    detach_reset: bool,
+    store_v_seq: bool,
+    cuba: Callable[..., tuple[Tensor, Tensor, Tensor]] = functional.cuba,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if i is None:  # Norse begins with a current of float32, which makes that the type of the spikes
         x_seq = x_seq.to(_state(x_seq))
-    spikes, w, j = functional.cuba(
+    spikes, w, j = cuba(
         m.d * _after(x_seq, i),
-        m.above_leak(v, x_seq),
+        v_init=m.above_leak(v, x_seq),
         alpha=1 - m.e,
         beta=1 - m.d,
         v_threshold=m.v_threshold - m.v_leak,
@@ -247,12 +255,27 @@ class LIFRefracCell(Neuron, norse.torch.LIFRefracCell):
 
 
 class Recurrent(Neuron):
-    """Step by step, since the spikes come back through weights."""
+    """The spikes come back through weights, within the operator."""
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
-        m, surrogate = self._membrane(x_seq), spike_surrogate(membrane_parameters(self.p))
+        m, x_seq = self._membrane(x_seq), torch.nn.functional.linear(x_seq, self.input_weights)
+        if isinstance(m.d, Tensor) and m.d.dim() > 1:  # what comes back is multiplied by another number in each sample
+            return self._steps(x_seq, state, stores, m)
+        # A membrane takes the share d of its current, of what comes back as well: a row of the weights for each neuron.
+        share = m.d.unsqueeze(-1) if isinstance(m.d, Tensor) else m.d
+        cuba = functools.partial(
+            functional.recurrent_cuba,
+            weight_hh=share * self.recurrent_weights,
+            spike_init=state.z.to(x_seq.device).expand(x_seq.shape[1:]),
+        )
+        spikes, v, i = _synaptic(x_seq, state.v, state.i, m, spike_surrogate(self.p), True, stores, cuba)
+        return spikes, type(state)(z=spikes if stores else spikes[-1], v=v, i=i)
+
+    def _steps(self, x_seq: Tensor, state: Any, stores: bool, m: Membrane) -> tuple[Tensor, Any]:
+        """Step by step, from the input behind its weights."""
+        surrogate = spike_surrogate(membrane_parameters(self.p))
         spikes, states = [], []
-        for x in torch.nn.functional.linear(x_seq, self.input_weights):
+        for x in x_seq:
             lif = getattr(state, "lif", state)
             total = x + torch.nn.functional.linear(lif.z, self.recurrent_weights)
             z, v, i = _synaptic(total.unsqueeze(0), lif.v, lif.i, m, surrogate, True, False)
@@ -267,6 +290,12 @@ class Recurrent(Neuron):
 
 
 class Refractory(Recurrent):
+    """Step by step: what rests feeds nothing back."""
+
+    def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
+        m = self._membrane(x_seq)
+        return self._steps(torch.nn.functional.linear(x_seq, self.input_weights), state, stores, m)
+
     def _next(self, state: Any, z: Tensor, v: Tensor, i: Tensor) -> Any:
         v, z, rho = compute_refractory_update(state, z, v, self.p)
         return type(state)(lif=type(state.lif)(z=z, v=v, i=i), rho=rho)

@@ -1,15 +1,20 @@
 """SpikingJelly's neurons as snnkern.convert makes them; which is which stands in spikingjelly/_fused.py.
 
 They stay SpikingJelly's memory modules: functional.reset_net, set_step_mode and detach_net work, and `.v`, `.v_seq` and all
-their arguments are where they were. Its layers and containers are left as they are.
+their arguments are where they were. Its layers and containers are left as they are, but for LinearRecurrentContainer around one
+of these neurons: a sequence runs through one operator of a recurrent layer.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from spikingjelly.activation_based import neuron
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import Tensor
 
+from .._states import call_with_states
 from .._surrogate import Surrogate
 from .convert import NEAREST_SURROGATE, Converted, Given, given_surrogate
 from .spikingjelly._fused import NODES, Fused, spike_surrogate
@@ -22,6 +27,45 @@ class Node(Converted, Fused):
         return given_surrogate(function, self._given) or spike_surrogate(function)
 
 
+class LinearRecurrentContainer(Converted, layer.LinearRecurrentContainer):
+    """Its linear layer takes the input and the spikes of the step before side by side."""
+
+    y: Tensor | None
+
+    def _reset_states(self) -> None:
+        self.reset()
+
+    def _detach_states(self) -> None:
+        if isinstance(self.y, Tensor):
+            self.y = self.y.detach()
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or not self._is_fused() or x_seq.dim() < 3:
+            return super().multi_step_forward(x_seq, *args, **kwargs)
+        return call_with_states(self, self._sequence, x_seq)
+
+    def _is_fused(self) -> bool:
+        """Whether a neuron of this module is all that it contains, with nothing that wants to see a single step."""
+        inside, around = self.sub_module, (self.sub_module, self.rc)
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return (
+            type(inside) in CONVERTED.values()
+            and isinstance(inside, Node)
+            and type(self.rc) is torch.nn.Linear
+            and self.rc.in_features == 2 * self.rc.out_features
+            and not any(vars(module)[name] for module in around for name in hooks)
+        )
+
+    def _sequence(self, x_seq: Tensor) -> Tensor:
+        size = self.rc.out_features
+        (y,) = self.materialize_states((x_seq,), (self.y,), "m")
+        function = functools.partial(self.sub_module.fused.recurrent, weight_hh=self.rc.weight[:, size:], spike_init=y)
+        current = torch.nn.functional.linear(x_seq, self.rc.weight[:, :size], self.rc.bias)
+        spikes, _ = call_with_states(self.sub_module, self.sub_module._call, function, current, several=False)
+        self.y = spikes[-1].clone()  # no view, which functional.detach_net could not detach
+        return spikes
+
+
 def _converted(name: str) -> type[Converted]:
     bases = (Node, getattr(neuron, name))
     return type(name, bases, {"__module__": __name__, "fused": NODES[name]})
@@ -30,6 +74,7 @@ def _converted(name: str) -> type[Converted]:
 CONVERTED: dict[type, type[Converted]] = {
     getattr(neuron, name): _converted(name) for name in NODES if hasattr(neuron, name)
 }
+CONVERTED[layer.LinearRecurrentContainer] = LinearRecurrentContainer
 globals().update({cls.__name__: cls for cls in CONVERTED.values()})  # where pickle looks for them
 
 NEAREST = {
@@ -49,6 +94,8 @@ def is_neuron(kind: type) -> bool:
 
 
 def refusal(module: Any, given: Given) -> str | None:
+    if isinstance(module, layer.LinearRecurrentContainer):
+        return None
     function = module.surrogate_function
     if type(module).__name__ == "TernaryLIFNode" and module.v_reset is not None and not module.detach_reset:
         return "the gradient of its hard reset is another; nearest: detach_reset=True, or v_reset=None"

@@ -24,6 +24,7 @@ from .. import nn, surrogate
 from .._networks import Foreign
 from .._nn import MultiStep
 from .._per_step import samples_to_steps, steps_to_samples
+from .._recurrent import Recurrent
 from .._surrogate import Surrogate
 
 __all__ = ["Drive", "Driven", "Network", "Recurrence", "export", "load"]
@@ -206,7 +207,7 @@ def _metadata(name: str, module: MultiStep) -> dict[str, Any]:
         value = getattr(module, key)
         if key.endswith("_init") and value is not None:
             _refuse(name, f"NIR has no word for {key}: leave it out")
-        if key in ("strict", "delay_reset", "detach_reset"):
+        if key in ("strict", "delay_reset", "detach_reset", "detach_recurrent"):
             about[key] = value
         if key in ("max_spikes", "v_min") and value != module._usual[key]:
             if isinstance(value, Tensor):
@@ -231,7 +232,7 @@ def _export_neuron(name: str, module: torch.nn.Module, shape: tuple[int, ...], d
     nir = _nir()
     drive = module.drive if isinstance(module, Driven) else Drive()
     neuron: Any = module.neuron if isinstance(module, Driven) else module
-    kind = type(neuron).__name__
+    kind = type(neuron).__name__.removeprefix("Recurrent")
     if kind not in ("IF", "LIF", "ParametricLIF", "CuBaLIF", "LI", "CuBaLI"):
         _refuse(name, f"NIR has no neuron like {kind}; it has IF, LIF, CubaLIF, LI and CubaLI")
     p = _Values(neuron, shape)
@@ -279,7 +280,8 @@ def _near(a: Any, b: Any) -> bool:
     return bool(torch.isclose(torch.as_tensor(a), torch.as_tensor(b, dtype=torch.float64), rtol=1e-6, atol=0).all())
 
 
-def _load_neuron(name: str, node: Any, dt: float, strict: bool) -> torch.nn.Module:
+def _load_neuron(name: str, node: Any, dt: float, strict: bool, back: torch.nn.Module | None = None) -> torch.nn.Module:
+    """The module of a neuron; that of a recurrent layer, with what its spikes come back through."""
     nir = _nir()
     v = {key: torch.as_tensor(value, dtype=torch.float64) for key, value in vars(node).items() if _is_array(value)}
     text = node.metadata.get(_METADATA, "{}")
@@ -318,10 +320,26 @@ def _load_neuron(name: str, node: Any, dt: float, strict: bool) -> torch.nn.Modu
         if v["v_leak"].any():
             _refuse(name, "v_leak of a neuron with a synapse must be 0: there is no equation for another here")
         make = nn.CuBaLIF if isinstance(node, nir.CubaLIF) else nn.CuBaLI
-    neuron = make(**options)
+    neuron = make(**options) if back is None else _load_fed_back(make, options, about, back, scale)
     if _near(scale, 1) and not shift.any():
         return neuron
     return Driven(Drive(_plain(scale), _plain(shift)), neuron)
+
+
+def _load_fed_back(
+    make: Callable[..., MultiStep], options: dict[str, Any], about: dict[str, Any], back: Any, scale: Tensor
+) -> MultiStep:
+    """The recurrent layer of a neuron; what comes back through its weights passes the neuron's Drive, too."""
+    weight, bias = (back.scale, None) if isinstance(back, Drive) else (back.weight, back.bias)
+    detach = {"detach_recurrent": about["detach_recurrent"]} if "detach_recurrent" in about else {}
+    made = getattr(nn, f"Recurrent{make.__name__}")
+    layer = made(weight.shape[0], bias=bias is not None, diagonal=weight.dim() == 1, **options, **detach)
+    share = scale.to(weight).expand(weight.shape[:1])
+    with torch.no_grad():
+        layer.weight_hh.copy_((share if weight.dim() == 1 else share.unsqueeze(-1)) * weight)
+        if bias is not None:
+            layer.bias_hh.copy_(share * bias)
+    return layer  # type: ignore[no-any-return]
 
 
 def _is_array(value: Any) -> bool:
@@ -467,7 +485,7 @@ class _Shapes(torch.fx.Interpreter):
 def export(net: torch.nn.Module, sample: Tensor, *, dt: float = 1e-4) -> Any:
     """A network as a graph of NIR.
 
-    Neurons: IF, LIF, ParametricLIF, CuBaLIF, LI, CuBaLI, with a value for each neuron. Layers: Linear, Conv1d, Conv2d, AvgPool2d,
+    Neurons: IF, LIF, ParametricLIF, CuBaLIF, LI, CuBaLI, with a value for each neuron, and the recurrent layers of these. Layers: Linear, Conv1d, Conv2d, AvgPool2d,
     Flatten, PerStep, Sequential, sums of branches; Dropout and Identity are left out. The states of the network are left alone.
 
     Args:
@@ -576,6 +594,8 @@ def _export_module(name: str, layer: torch.nn.Module, shape: tuple[int, ...], le
     if isinstance(layer, (MultiStep, Driven)):
         if lead != 2:
             _refuse(name, "a neuron needs to see the time steps, [T, N, ...]")
+        if isinstance(layer.neuron if isinstance(layer, Driven) else layer, Recurrent):
+            return _export_fed_back(name, layer, shape, dt)
         return _export_neuron(name, layer, shape, dt)
     return _export_layer(name, layer, shape, lead)
 
@@ -595,6 +615,33 @@ def _export_recurrence(name: str, loop: Recurrence, shape: tuple[int, ...], dt: 
     return nir.NIRGraph(nodes, [*edges, (loop.output, "output")], type_check=False)
 
 
+def _export_fed_back(name: str, layer: torch.nn.Module, shape: tuple[int, ...], dt: float) -> Any:
+    """A recurrent layer, as snnTorch writes its own: a graph of the neuron and of what its spikes come back through."""
+    nir = _nir()
+    neuron: Any = layer.neuron if isinstance(layer, Driven) else layer
+    if shape != (neuron.size,):
+        _refuse(name, f"in NIR, spikes come back to all neurons of a layer: its input must be [T, N, {neuron.size}]")
+    share = layer.drive.scale if isinstance(layer, Driven) else torch.ones(())  # what comes back passes the Drive too
+    if not bool((share != 0).all()):
+        _refuse(name, "its Drive has a scale of 0, which in NIR would stop the spikes that come back")
+    share = share.detach().to(neuron.weight_hh).expand(shape)
+    weight = neuron.weight_hh.detach() / (share if neuron.diagonal else share.unsqueeze(-1))
+    if neuron.bias:
+        matrix = torch.diag(weight) if neuron.diagonal else weight
+        back = nir.Affine(matrix.cpu().numpy(), (neuron.bias_hh.detach() / share).cpu().numpy())
+    else:
+        back = (nir.Scale if neuron.diagonal else nir.Linear)(weight.cpu().numpy())
+    size = torch.tensor(shape).numpy()
+    nodes = {
+        "input": nir.Input({"input": size}),
+        "lif": _export_neuron(f"{name}.lif", layer, shape, dt),
+        "w_rec": back,
+        "output": nir.Output({"output": size}),
+    }
+    edges = [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")]
+    return nir.NIRGraph(nodes, edges, type_check=False)
+
+
 def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     return module[0] if isinstance(module, nn.PerStep) and len(module) == 1 else module
 
@@ -605,8 +652,8 @@ def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 def load(graph: Any, *, dt: float = 1e-4, strict: bool = True) -> torch.nn.Module:
     """A network of snnkern from a graph of NIR.
 
-    A chain of nodes becomes a torch.nn.Sequential, another graph a Network, and nodes in a cycle a Recurrence, which runs step by
-    step. Input and output are [T, N, ...]. A neuron with a resistance or a leak that its module has no argument for gets a Drive.
+    A chain of nodes becomes a torch.nn.Sequential, another graph a Network. A neuron whose spikes come back through weights becomes a
+    recurrent layer, as RecurrentLIF, and another cycle a Recurrence, which runs step by step. Input and output are [T, N, ...]. A neuron with a resistance or a leak that its module has no argument for gets a Drive.
 
     Args:
         graph: nir.NIRGraph, or the path of a file of it
@@ -655,7 +702,8 @@ def _load_graph(graph: Any, dt: float, strict: bool) -> torch.nn.Module:
         raise ValueError("snnkern.compat.nir.load: " + "; ".join(refused))
     whole = networkx.DiGraph(list(dict.fromkeys(graph.edges)))
     for cycle in [c for c in networkx.strongly_connected_components(whole) if len(c) > 1 or whole.has_edge(*[*c] * 2)]:
-        modules, whole = _contracted(whole, modules, graph, cycle)
+        layer = _recurrent_layer(whole, modules, graph, cycle, dt, strict)
+        modules, whole = layer or _contracted(whole, modules, graph, cycle)
     order = [n for n in networkx.topological_sort(whole) if n in modules]
     sources = {n: ["" if s in starts else s for s in whole.predecessors(n)] for n in order}
     last = list(whole.predecessors(ends[0]))
@@ -688,6 +736,28 @@ def _load_node(name: str, node: Any, dt: float, strict: bool) -> torch.nn.Module
     if isinstance(node, (nir.IF, nir.I, nir.LIF, nir.LI, nir.CubaLIF, nir.CubaLI)):
         return _load_neuron(name, node, dt, strict)
     return _load_layer(name, node)
+
+
+def _recurrent_layer(
+    whole: Any, modules: dict[str, torch.nn.Module], graph: Any, cycle: set[str], dt: float, strict: bool
+) -> tuple[dict[str, torch.nn.Module], Any] | None:
+    """The graph with a neuron and the weights in a cycle with it as one recurrent layer, if that is what the cycle is."""
+    nir = _nir()
+    neurons = [n for n in cycle if isinstance(graph.nodes[n], (nir.IF, nir.LIF, nir.CubaLIF))]
+    weights = [n for n in cycle if isinstance(modules[n], (torch.nn.Linear, Drive))]
+    if not len(cycle) - 1 == len(neurons) == len(weights) == 1:
+        return None
+    (neuron,), (back,) = neurons, weights
+    ends = [list(whole.predecessors(back)), list(whole.successors(back))]
+    shape = [int(d) for d in graph.nodes[neuron].output_type["output"]]
+    through: Any = modules[back]
+    inside = through.weight.shape if isinstance(through, torch.nn.Linear) else 2 * through.scale.shape
+    if ends != [[neuron], [neuron]] or whole.has_edge(neuron, neuron) or len(shape) != 1 or [*inside] != 2 * shape:
+        return None
+    layer = _load_neuron(neuron, graph.nodes[neuron], dt, strict, through)
+    rest = whole.copy()
+    rest.remove_node(back)
+    return {**{n: m for n, m in modules.items() if n != back}, neuron: layer}, rest
 
 
 def _contracted(

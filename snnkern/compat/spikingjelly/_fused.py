@@ -45,6 +45,12 @@ class Node:
         normed: Callable[..., Any] = getattr(functional, f"batch_norm_{self.function.__name__.rstrip('_')}")
         return normed
 
+    @property
+    def recurrent(self) -> Callable[..., Any]:
+        """Our function with its spikes fed back."""
+        fed_back: Callable[..., Any] = getattr(functional, f"recurrent_{self.function.__name__.rstrip('_')}")
+        return fed_back
+
 
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
