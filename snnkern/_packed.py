@@ -103,7 +103,13 @@ def _spikes_once(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
 
 
 def _is_plain(x: Any) -> bool:
-    return type(x) is Tensor and x.layout is torch.strided and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    """Whether x has a storage and a version that say what it is."""
+    return (
+        type(x) is Tensor
+        and x.layout is torch.strided
+        and not x.is_inference()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
 
 
 class _Marking(TorchFunctionMode):
@@ -118,10 +124,10 @@ class _Marking(TorchFunctionMode):
         if not _is_plain(x) or x.dtype not in _DTYPES or most > _MOST:
             return
         if len(self.marks) >= self.prune_at:
-            self.marks = {key: mark for key, mark in self.marks.items() if not mark.storage.expired()}
+            self.marks = {key: mark for key, mark in self.marks.items() if not mark.storage.expired()}  # type: ignore[no-untyped-call]
             self.prune_at = 2 * len(self.marks) + 256
         # As long as there is a weak reference, no other storage gets its address.
-        storage = StorageWeakRef(x.untyped_storage())
+        storage = StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
         self.marks[storage.cdata] = _Mark(storage, x._version, x.dtype, most)
 
     def found(self, x: Any) -> _Mark | None:
@@ -157,7 +163,9 @@ class _Marking(TorchFunctionMode):
         mark = self.found(x)
         if mark is None or x.numel() < _WORTHWHILE or not _is_dense(x):
             return _Saved(x, x._version)
-        place = (x.storage_offset(), x.size(), x.stride())
+        # What another stream packs, this one would have to wait for.
+        stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+        place = (stream, x.storage_offset(), x.size(), x.stride())
         packed = mark.packed.get(place)
         if packed is None:
             as_bytes = mark.most > 1

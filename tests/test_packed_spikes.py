@@ -193,6 +193,13 @@ def test_spikes_may_be_written_to_after_they_were_packed() -> None:
     assert torch.equal(weight.grad, expected.sum((0, 1)).expand(8, 64))
 
 
+def test_inference_mode() -> None:
+    x = torch.randn(4, 64, 64)
+    with snnkern.packed_spikes(), torch.inference_mode():
+        spikes = snnkern.functional.lif(x)[0]
+        assert torch.equal(spikes + spikes, 2 * spikes)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing(reentrant: bool) -> None:
     torch.manual_seed(0)

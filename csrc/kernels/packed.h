@@ -1,5 +1,5 @@
-// Spikes in fewer bits: eight to a byte, the first in its lowest bit; or counts up to 255, a byte each. Loops for the CPU,
-// kernels for CUDA.
+// Spikes in fewer bits: eight to a byte, the first in its lowest bit; or counts up to 255, a byte each. Loops for the
+// CPU, kernels for CUDA.
 #pragma once
 #include "elementary.h"
 #include "multistep.h"

@@ -9,9 +9,9 @@
 // and, for snnkern.packed_spikes,
 //   _pack_spikes, _unpack_spikes
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
+#include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <ATen/ops/empty_strided.h>
 #include <torch/library.h>
 
 #include <string>
