@@ -42,7 +42,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
 
 def images(device: str, dtype: torch.dtype = torch.float32, channels: int = 16) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(4, 2, channels, 9, 9, generator=generator).to(device, dtype)
+    return torch.randn(4, 2, channels, 12, 12, generator=generator).to(device, dtype)
 
 
 def gradients(net: Callable[[Tensor], Tensor], x: Tensor, packed: bool, weights: list[Tensor]) -> list[Tensor]:

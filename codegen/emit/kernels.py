@@ -314,7 +314,8 @@ def packings(device: str) -> str:
         + "}"
         for real in DTYPES.values()
     ]
-    return f"""{HEADER}#include "../../kernels/packed.h"
+    header = {"cpu": "packed_cpu.h", "cuda": "packed.cuh"}[device]
+    return f"""{HEADER}#include "../../kernels/{header}"
 
 namespace snnkern::{device} {{
 
