@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -30,6 +31,7 @@ _ONE_SPIKE = frozenset(n.name for n in NEURONS if n.has_surrogate and n is not T
 _SUMS = frozenset((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__))
 # Values of the result are values of the argument.
 _CHOICES = frozenset((
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
     torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, torch.clone, torch.flatten, torch.reshape, torch.cat, torch.stack,
     Tensor.clone, Tensor.contiguous, Tensor.flatten, Tensor.reshape, Tensor.repeat, Tensor.to, Tensor.type_as, Tensor.float,
     Tensor.double, Tensor.half, Tensor.bfloat16,

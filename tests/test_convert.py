@@ -433,6 +433,9 @@ def test_a_recurrent_layer_of_norse(record: bool, shape: tuple[int, ...], monkey
 
     assert_same(net, run)
     assert len(calls) == (2 if len(shape) < 2 else 0)
+    if len(shape) < 2:  # without a batch, step by step
+        assert_same(net, run, 2 * noise((T, C), torch.float64, 1))
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])

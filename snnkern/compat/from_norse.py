@@ -259,7 +259,8 @@ class Recurrent(Neuron):
 
     def _run(self, x_seq: Tensor, state: Any, stores: bool) -> tuple[Tensor, Any]:
         m, x_seq = self._membrane(x_seq), torch.nn.functional.linear(x_seq, self.input_weights)
-        if isinstance(m.d, Tensor) and m.d.dim() > 1:  # what comes back is multiplied by another number in each sample
+        # Where samples differ in d, what comes back is multiplied by another number in each; the operator wants a batch.
+        if (isinstance(m.d, Tensor) and m.d.dim() > 1) or x_seq.dim() < 3:
             return self._steps(x_seq, state, stores, m)
         # A membrane takes the share d of its current, of what comes back as well: a row of the weights for each neuron.
         share = m.d.unsqueeze(-1) if isinstance(m.d, Tensor) else m.d
