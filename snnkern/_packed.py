@@ -220,6 +220,8 @@ def packed_spikes() -> Iterator[None]:
         >>> with snnkern.packed_spikes():
         ...     out = net(torch.rand(4, 32, 64))
         >>> out.sum().backward()
+        >>> out.shape
+        torch.Size([4, 32, 10])
     """
     marking = _Marking()
     pack: Callable[[Tensor], Any] = marking.pack
