@@ -16,6 +16,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dis
+import importlib
 import operator
 import random
 import sys
@@ -54,6 +55,9 @@ def traced(root: torch.nn.Module, is_leaf: Callable[[torch.nn.Module], bool]) ->
     Raises:
         Untraceable: there is none, and why.
     """
+    # What a forward calls may import it, as a checkpoint does. It lists Python's functions then, and so for as long as the
+    # process lives, and must not find those that a trace has in their places: here isinstance, in torch.fx those of math.
+    importlib.import_module("torch._dynamo")
     was = {module: module.training for module in root.modules()}
     found = []
     try:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import snnkern
 from snnkern import nn, surrogate
 
-from support import library, noise
+from support import fresh_process, library, noise
 
 Conv, Norm, Norm1 = torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.BatchNorm1d
 
@@ -606,6 +606,34 @@ def test_compile(name: str, device: str) -> None:
     net, _ = fused(made(NETWORKS[name][0]).to(device))
     compiled = torch.compile(copy.deepcopy(net), backend="aot_eager", fullgraph=True)
     check_same(compiled, net, noise(X, torch.float64, 1, device))
+
+
+TRACED_FIRST = """
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import snnkern
+
+
+class Checkpointed(torch.nn.Sequential):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def layers():
+    norm = snnkern.nn.PerStep(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    return norm, snnkern.nn.LIF(surrogate=snnkern.surrogate.ATan())
+
+
+snnkern.fuse(Checkpointed(*layers()))
+net = snnkern.fuse(torch.nn.Sequential(*layers()))
+print(torch.compile(net, backend="eager", fullgraph=True)(torch.zeros(2, 2, 3, 5, 5)).sum().item())
+"""
+
+
+def test_compile_after_a_trace_that_imports_what_compiles() -> None:
+    """A checkpoint does; torch._dynamo would keep what a trace puts in the place of Python's functions."""
+    assert fresh_process(TRACED_FIRST).split() == ["0.0"]
 
 
 def test_checkpoint(device: str) -> None:
