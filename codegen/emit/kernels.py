@@ -120,6 +120,8 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
     out["cuda/norm.cu"] = cuda_norm()
     out["cpu/norm.cpp"] = cpu_norm()
+    out["cuda/packed.cu"] = packings("cuda")
+    out["cpu/packed.cpp"] = packings("cpu")
     out["cpu/recurrent.cpp"] = cpu_recurrent()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
@@ -299,6 +301,29 @@ NORM_LOOPS = {
     "grad_input": ("int64_t t", "const void* gradient"),
     "leave": (),
 }
+
+
+def packings(device: str) -> str:
+    """Spikes in fewer bits, for each dtype."""
+    rows = [
+        "{"
+        + ", ".join(
+            "{" + ", ".join(f"&packing<{real}, {values}, {unpack}>" for values in (8, 1)) + "}"
+            for unpack in ("false", "true")
+        )
+        + "}"
+        for real in DTYPES.values()
+    ]
+    header = {"cpu": "packed_cpu.h", "cuda": "packed.cuh"}[device]
+    return f"""{HEADER}#include "../../kernels/{header}"
+
+namespace snnkern::{device} {{
+
+extern SNNKERN_EXPORT const Packings kPackings[kDtypes];
+const Packings kPackings[kDtypes] = {{{", ".join(rows)}}};
+
+}}  // namespace snnkern::{device}
+"""
 
 
 def cpu_norm() -> str:
@@ -515,7 +540,7 @@ namespace snnkern::cuda {{
 
 
 def no_cuda() -> str:
-    """What cuda/table.cpp and cuda/norm.cu define, all of it null."""
+    """What cuda/table.cpp, cuda/norm.cu and cuda/packed.cu define, all of it null."""
     table = f"kTable[{len(NEURONS)}][{len(SURROGATES) + 2}]"
     return f"""{HEADER}#include "../../kernels/multistep.h"
 
@@ -527,6 +552,8 @@ extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;
 const Row<CudaKernel> norm_alone = {{}};
 extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];
 const CudaKernel norm_statistics[kDtypes] = {{}};
+extern SNNKERN_EXPORT const Packings kPackings[kDtypes];
+const Packings kPackings[kDtypes] = {{}};
 
 }}  // namespace snnkern::cuda
 """

@@ -197,12 +197,14 @@ def registry() -> str:
         f"extern SNNKERN_EXPORT const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
         f"extern SNNKERN_EXPORT const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
         "extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];",
+        "extern SNNKERN_EXPORT const Packings kPackings[kDtypes];",
         "extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];",
         "}  // namespace cpu",
         "namespace cuda {",
         f"extern SNNKERN_EXPORT const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
         "extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;",
         "extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];",
+        "extern SNNKERN_EXPORT const Packings kPackings[kDtypes];",
         "}  // namespace cuda\n",
     ]
     lines += _spec_table("kNeurons", NEURONS, False)

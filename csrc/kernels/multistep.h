@@ -239,6 +239,12 @@ struct CpuRecurrence {
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
 
+// Packs `count` values, or unpacks them, see packed.h; it returns an error text, or null. The stream is CUDA's.
+using PackingKernel = const char* (*)(const void* from, void* to, int64_t count, void* stream);
+struct Packings {
+  PackingKernel pack[2], unpack[2];  // [0]: as bits; [1]: as bytes
+};
+
 // The kernels of one generated file; null where the file, or a restricted build, has none.
 template <class Kernel>
 struct Row {

@@ -1551,4 +1551,54 @@ const Info* snnkern_info() {
   return &info;
 }
 
+namespace {
+
+// From the memory of one tensor to that of another, `count` values of `type`, for tensors on one device.
+void run_packing(bool unpack, bool as_bytes, at::ScalarType type, const Tensor& from, const Tensor& to, int64_t count) {
+  const auto dtype = dtype_of(type);
+  TORCH_CHECK_TYPE(dtype, "snnkern.packed_spikes: spikes must be ", dtype_names(), ", got ", type);
+  if (from.is_meta() || count == 0) return;
+  const Packings& row = from.is_cpu() ? cpu::kPackings[*dtype] : cuda::kPackings[*dtype];
+  const PackingKernel kernel = (unpack ? row.unpack : row.pack)[as_bytes];
+  TORCH_CHECK(kernel, "snnkern.packed_spikes: a tensor on ", from.device(),
+              " needs a snnkern that was built with CUDA there");
+  const char* source = static_cast<const char*>(from.const_data_ptr());
+  char* target = static_cast<char*>(to.mutable_data_ptr());
+  if (!from.is_cpu()) {
+    const c10::DeviceGuard guard(from.device());
+    void* const stream = c10::impl::VirtualGuardImpl(from.device().type()).getStream(from.device()).native_handle();
+    const char* error = kernel(source, target, count, stream);
+    TORCH_CHECK(!error, "snnkern.packed_spikes: the CUDA launch failed: ", error);
+    return;
+  }
+  constexpr int64_t kBytes = 4096;  // a share
+  const int64_t values = as_bytes ? 1 : 8, element = static_cast<int64_t>(c10::elementSize(type));
+  const int64_t bytes = (count + values - 1) / values;
+  at::parallel_for(0, (bytes + kBytes - 1) / kBytes, 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kBytes, end = std::min(last * kBytes, bytes);
+    const int64_t at_values = begin * values * element;
+    kernel(source + (unpack ? begin : at_values), target + (unpack ? at_values : begin),
+           std::min(end * values, count) - begin * values, nullptr);
+  });
+}
+
+}  // namespace
+
+Tensor pack_spikes(const Tensor& values, bool as_bytes) {
+  TORCH_CHECK(values.is_non_overlapping_and_dense(), "snnkern._pack_spikes: values must be dense");
+  const c10::SymInt count = values.sym_numel();
+  const Tensor out = at::empty_symint({as_bytes ? count : (count + 7) / 8}, values.options().dtype(at::kByte));
+  run_packing(false, as_bytes, values.scalar_type(), values, out, values.is_meta() ? 0 : values.numel());
+  return out;
+}
+
+void unpack_spikes(const Tensor& packed, bool as_bytes, Tensor& out) {
+  TORCH_CHECK(out.is_non_overlapping_and_dense(), "snnkern._unpack_spikes: size and stride must be dense");
+  const c10::SymInt count = out.sym_numel();
+  TORCH_CHECK(packed.scalar_type() == at::kByte && packed.is_contiguous() &&
+                  packed.sym_numel() == (as_bytes ? count : (count + 7) / 8),
+              "snnkern._unpack_spikes: packed does not hold ", count, " values");
+  run_packing(true, as_bytes, out.scalar_type(), packed, out, out.is_meta() ? 0 : out.numel());
+}
+
 }  // namespace snnkern
