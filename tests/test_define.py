@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_batch_norm_neuron
+import test_recurrent
 import torch
 from torch import Tensor
 
@@ -26,7 +28,6 @@ from snnkern.codegen.specification.surrogates import Surrogate
 
 import test_amp
 import test_autograd
-import test_batch_norm_neuron
 import test_checkpointing
 import test_chunks
 import test_compile
@@ -37,7 +38,6 @@ import test_export
 import test_func
 import test_layouts
 import test_operators
-import test_recurrent
 import test_script
 from support import (
     DEFINED,
