@@ -6,6 +6,7 @@ surrogate    what stands for the derivative of a spike
 reference    the same functions in plain PyTorch
 convert      networks of SpikingJelly, snnTorch, Norse and Sinabs
 fuse         BatchNorm and neuron as one operator
+packed_spikes  what autograd keeps of spikes, as bits
 compat       SpikingJelly's names, old and new
 define_*     neurons and surrogates of your own, from their equations
 auto_cuda    kernels of your own, as text; jit compiles and runs them
@@ -25,6 +26,7 @@ from . import functional, nn, reference, surrogate  # isort: skip  # the library
 from . import _dtensor, _runtime, _vmap  # isort: skip  # noqa: F401  rules of the operators, and their compiler
 from . import compat  # isort: skip
 from ._fuse import fuse  # isort: skip
+from ._packed import packed_spikes  # isort: skip
 from .compat.convert import convert
 
 if _TYPE_CHECKING:
@@ -48,6 +50,7 @@ __all__ = [
     "keep_memory",
     "kernels",
     "nn",
+    "packed_spikes",
     "reference",
     "surrogate",
 ]

@@ -80,6 +80,8 @@ class Operator:
 
 _ROLES = ("{}_forward", "_{}_train", "{}_backward")
 _RECURRENT_ROLES = ("{}_recurrent_forward", "_{}_recurrent_train", "{}_recurrent_backward")
+NORM_ROLES = ("{}_norm_forward", "_{}_norm_train", "{}_norm_backward")
+"""Of the operators with a BatchNorm in front, which a neuron with more inputs than x has not."""
 
 
 def roles_of(neuron: type[Neuron]) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def define_neuron(neuron: N) -> N:
     class's name. It gets
 
         torch.ops.snnkern.<name>_forward   the operator
-        snnkern.functional.<name>          the function; also <class>.functional
+        snnkern.functional.<name>          the function; also <class>.functional; and batch_norm_<name>
         snnkern.nn.<module>                the module; also <class>.Module
         snnkern.reference.<name>           the reference in plain PyTorch; also <class>.reference
 
@@ -204,6 +204,9 @@ def _register_neuron(neuron: type[Neuron], key: str) -> None:
     for attribute, (_, emit) in _FACES.items():
         module = _python(emit([neuron]), f"{key}_{attribute}")
         _made[key, attribute] = [getattr(module, name) for name in module.__all__]
+    if not neuron.inputs:
+        module = _python(python.batch_norm_module([neuron]), f"{key}_batch_norm")
+        _made[key, "functional"] += [getattr(module, name) for name in module.__all__]
 
 
 # Attribute of the class -> the module of snnkern that shows it, and what makes its text.
@@ -215,7 +218,8 @@ _FACES: dict[str, tuple[ModuleType, Callable[[Sequence[type[Neuron]]], str]]] = 
 
 
 _made: dict[tuple[str, str], list[Any]] = {}
-"""What the definition of a key has made for an attribute: the neuron itself, and where it spikes the recurrent layer."""
+"""What the definition of a key has made for an attribute: the neuron itself, with a BatchNorm in front, and where it spikes
+the recurrent layer."""
 
 
 def _publish_neuron(neuron: type[Neuron], key: str) -> None:
@@ -227,7 +231,7 @@ def _publish_neuron(neuron: type[Neuron], key: str) -> None:
             setattr(module, made.__name__, made)
         name = neuron.module if attribute == "Module" else python.function_name(neuron)
         setattr(neuron, attribute, staticmethod(getattr(module, name)))
-    for role in _operators.roles_of(neuron):
+    for role in (*_operators.roles_of(neuron), *(() if neuron.inputs else _operators.NORM_ROLES)):
         setattr(torch.ops.snnkern, role.format(neuron.name), getattr(torch.ops.snnkern, role.format(key)))
 
 
@@ -278,6 +282,7 @@ class _NeuronSpec(ctypes.Structure):
         ("backward_schema", ctypes.c_char_p),
         ("cpu", ctypes.c_void_p),
         ("cuda", ctypes.c_void_p),
+        ("recurrence", ctypes.c_void_p),
     )
 
 
@@ -329,6 +334,7 @@ def _neuron_spec(neuron: type[Neuron], recurrent: bool) -> _NeuronSpec:
         (_Argument * len(arguments))(*arguments),
         len(arguments),
         *(text[role].encode() for role in ("forward", "train", "backward")),
+        None,
         None,
         None,
     )

@@ -236,6 +236,14 @@ def test_a_recurrent_container_of_spikingjelly_around_more_than_a_neuron() -> No
     assert len(seen) == T
 
 
+def test_a_recurrent_container_of_spikingjelly_and_another_batch() -> None:
+    neuron = library("spikingjelly.activation_based.neuron")
+    converted = snnkern.convert(Fed(neuron.LIFNode(v_threshold=0.4), True, "m"))
+    converted(noise((T, N, C), torch.float64, 1))
+    with pytest.raises(ValueError, match="reset_net"):
+        converted(noise((T, N + 1, C), torch.float64, 1))
+
+
 def test_a_single_neuron() -> None:
     x = 2 * noise((T,), torch.float64, 0)
     for mode, run in (("m", sequence), ("s", single_steps)):

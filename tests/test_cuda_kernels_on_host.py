@@ -143,6 +143,31 @@ class KernelArgs(ctypes.Structure):
     )
 
 
+class RecurrentArgs(ctypes.Structure):
+    """RecurrentArgs of csrc/kernels/multistep.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("size", "stride")),
+        ("finite", ctypes.c_bool),
+        *((name, ctypes.c_void_p) for name in ("forward", "backward", "bias", "spike_init", "grad_input", "check")),
+        *((name, ctypes.c_int32) for name in ("dtype", "rows", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("tape", "carried", "product")),
+        *((name, ctypes.c_int64) for name in ("begin", "end")),
+    )
+
+
+RecurrentKernel = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.POINTER(KernelArgs), RecurrentArgs, ctypes.c_void_p)
+
+
+class CudaRecurrence(ctypes.Structure):
+    """CudaRecurrence of csrc/kernels/multistep.h."""
+
+    _fields_ = (
+        *((name, RecurrentKernel) for name in ("forward", "record", "backward", "alone")),
+        *((name, ctypes.c_int) for name in ("tape", "carried")),
+    )
+
+
 @dataclass(frozen=True)
 class HostCuda:
     """The kernels, behind host_cuda/run.cpp."""
@@ -171,6 +196,18 @@ class HostCuda:
             stream,
         )
         return error.decode() if error else None
+
+    def recurrence(self, case: Case) -> CudaRecurrence:
+        """What feeds the spikes of a case's neuron back."""
+        kind = "tensor_" if case.tensors or case.dtype == "f64" else ""
+        kind = "general_" if case.conventions else kind if case.spiking else "smooth_"
+        place = (
+            NEURONS.index(case.neuron),
+            list(kernels.PASSES).index(kind + "forward"),
+            RESETS.index(case.reset),
+            1 if case.dtype == "f64" else 0,
+        )
+        return CudaRecurrence.from_address(self.library.host_cuda_recurrence(*place))
 
     def variant(self) -> tuple[int, ...]:
         """(vector width, rows loaded ahead) of the last forward launch, (vector width, chunk length) of a backward one."""
@@ -219,6 +256,8 @@ def run_command(command: list[str]) -> None:
 def load(path: Path) -> HostCuda:
     library = ctypes.CDLL(str(path))
     library.host_cuda_sizeof_args.restype = ctypes.c_size_t
+    library.host_cuda_sizeof_recurrent.restype = ctypes.c_size_t
+    library.host_cuda_recurrence.restype = ctypes.c_void_p
     library.host_cuda.restype = ctypes.c_char_p
     library.host_cuda.argtypes = [ctypes.c_int] * 5 + [ctypes.POINTER(KernelArgs), ctypes.c_void_p]
     library.host_cuda_mode.argtypes = [ctypes.c_bool, ctypes.c_bool]
@@ -441,7 +480,7 @@ def common_arguments(case: Case, inputs: Inputs, memory: Memory) -> KernelArgs:
     args.surrogate_id = SURROGATES.index(case.surrogate) if case.surrogate else -1
     for i, p in enumerate(floats_of(case.neuron)):
         if isinstance(p, Float):
-            value = value_of(case, p.name, p.default) or 0.0
+            value = value_of(case, p.name, p.number) or 0.0
             args.params[i] = 1 / value if p.inverse else value
             tensor = inputs.tensors.get(f"{p.symbol}_tensor")
         else:
@@ -891,3 +930,162 @@ def test_kernels_run_on_the_stream_given(host_cuda: HostCuda) -> None:
     for backward in (False, True):
         assert host_cuda.call(Case(), KernelArgs(T=1, N=1, inner=1), backward, stream=0x1234 + backward) is None
         assert host_cuda.library.host_cuda_last_stream() == 0x1234 + backward
+
+
+# ---- spikes that are fed back ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class FedBack:
+    """A layer of rows of neurons, and what its kernels give: forward on the host, by the CPU library too."""
+
+    case: Case
+    rows: int
+    diagonal: bool
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.size = self.case.N // self.rows
+        self.inputs = inputs_of(self.case)
+        scale = calm(self.case.neuron.name, self.case.reset)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64).mul(scale).to(self.case.type)
+
+        self.weight = normal(self.size) if self.diagonal else normal(self.size, self.size) / self.size**0.5
+        self.bias = normal(self.size)
+        self.spike = (normal(self.rows, self.size) > 0).to(self.case.type)
+        self.memory = Memory(0)
+        self.args = common_arguments(self.case, self.inputs, self.memory)
+        state = self.case.state_type
+        self.recurrent = RecurrentArgs(size=self.size, dtype=list(DTYPES).index(self.case.dtype), end=self.case.T)
+        self.recurrent.backward = self.recurrent.forward = self.memory.input(self.weight.to(state))
+        if not self.diagonal:
+            self.recurrent.stride = self.size
+            self.recurrent.forward = self.memory.input(self.weight.t().to(state).contiguous())
+            self.recurrent.check = self.memory.input((self.weight * 0).sum().to(state))
+        self.recurrent.bias = self.memory.input(self.bias.to(state))
+        self.recurrent.spike_init = self.memory.input(self.spike.to(state))
+
+    def on_cpu(self, role: str, *before: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What an operator gives; the gradients by the names of its arguments."""
+        named = schema.recurrent_arguments(self.case.neuron)
+        plain = dict(
+            zip((a.name for a in schema_of(self.case.neuron)), operator_arguments(self.case, self.inputs), strict=True)
+        )
+        values = plain | {"weight_hh": self.weight, "bias_hh": self.bias, "spike_init": self.spike}
+        spread = {a.name: values.get(a.name, False) for a in named}
+        for name, value in spread.items():
+            if isinstance(value, torch.Tensor) and value.shape[-1:] == (self.case.N,):
+                spread[name] = value.unflatten(-1, (self.rows, self.size))
+        operator = getattr(torch.ops.snnkern, role.format(self.case.neuron.name))
+        out = operator(*before, *spread.values())
+        if not before:
+            return dict(zip(("spike", *(s.name for s in self.case.neuron.states), "checkpoints"), out, strict=True))
+        names = [a.name for a in named if isinstance(spread[a.name], torch.Tensor)]
+        return dict(zip(names, (t for t in out if t.numel()), strict=True))
+
+    def run(self, kernel: Any) -> None:
+        assert kernel(ctypes.byref(self.args), self.recurrent, None) is None
+        self.memory.check()
+
+    def check(self, host: HostCuda, exact: bool) -> None:
+        case, kernels = self.case, host.recurrence(self.case)
+        forward = self.on_cpu("_{}_recurrent_train")
+        spike = self.memory.output((case.T, case.N), case.type)
+        states = {s.name: self.memory.output(case.state_shape, case.state_type) for s in case.neuron.states}
+        checkpoints = self.memory.output(case.checkpoint_shape, case.state_type)
+        self.args.spike, self.args.checkpoints = spike.data_ptr(), checkpoints.data_ptr()
+        for k, state in enumerate(states.values()):
+            self.args.state[k] = state.data_ptr()
+        host.mode(multiprocessors=1)  # one block of registers has all rows
+        self.run(kernels.forward)
+        assert not case.spiking or 0 < spike.ne(0).double().mean() < 1
+        for name, found in {"spike": spike, **states, "checkpoints": checkpoints}.items():
+            wanted = forward[name].flatten(-2)
+            assert same_bits(found, wanted) if exact else close(case, found, wanted), name
+        self.check_backward(kernels, forward)
+
+    def check_backward(self, kernels: CudaRecurrence, forward: dict[str, torch.Tensor]) -> None:
+        case, memory = self.case, self.memory
+        incoming = [self.inputs.grad_spike, *self.inputs.grad_state]
+        shaped = [t.unflatten(-1, (self.rows, self.size)) for t in incoming]
+        wanted = self.on_cpu("{}_recurrent_backward", *shaped, forward["spike"], forward["checkpoints"])
+        self.args.spike = memory.input(forward["spike"])
+        self.args.checkpoints = memory.input(forward["checkpoints"])
+        self.args.grad_spike = memory.input(incoming[0])
+        gradient = memory.output((case.T, case.N), case.state_type)
+        init = [memory.output((case.N,), case.state_type) for _ in case.neuron.states]
+        for k, grad in enumerate(self.inputs.grad_state):
+            self.args.grad_state[k], self.args.grad_init[k] = memory.input(grad), init[k].data_ptr()
+        given = {
+            i: (name, memory.output((case.N,), case.state_type))
+            for i, p in enumerate(floats_of(case.neuron))
+            if (name := p.name if not isinstance(p, Float) else f"{p.symbol}_tensor") in wanted
+        }
+        for i, (_, share) in given.items():
+            self.args.grad_param[i] = share.data_ptr()
+        tape = memory.output((case.T, kernels.tape, case.N), case.state_type)
+        carried = memory.output((kernels.carried, case.N), case.state_type)
+        self.recurrent.tape, self.recurrent.carried = tape.data_ptr(), carried.data_ptr()
+        self.recurrent.grad_input = gradient.data_ptr()
+        self.run(kernels.record)
+        ways = [self.by_steps] if case.dtype == "f64" and not self.diagonal else [self.whole, self.by_steps]
+        for way in ways:
+            for t in (gradient, *init, *(share for _, share in given.values())):
+                t.fill_(math.nan)
+            way(kernels, gradient)
+            assert close(case, gradient, wanted["x_seq"].flatten(-2))
+            for state, found in zip(case.neuron.states, init, strict=True) if case.init else ():
+                assert close(case, found, wanted[f"{state.name}_init"].flatten(-2)), state.name
+            for name, share in given.values():
+                assert close(case, share.sum() if wanted[name].dim() == 0 else share, wanted[name].flatten()), name
+
+    def whole(self, kernels: CudaRecurrence, gradient: torch.Tensor) -> None:
+        """All steps at once."""
+        self.recurrent.begin, self.recurrent.end, self.recurrent.product = 0, self.case.T, None
+        self.run(kernels.alone if self.diagonal else kernels.backward)
+
+    def by_steps(self, kernels: CudaRecurrence, gradient: torch.Tensor) -> None:
+        """With a product for each."""
+        for t in range(self.case.T - 1, -1, -1):
+            self.recurrent.begin, self.recurrent.end = t, t + 1
+            if t + 1 < self.case.T:
+                later, weight = gradient[t + 1].view(self.rows, self.size), self.weight.to(self.case.state_type)
+                product = later * weight if self.diagonal else later @ weight
+                self.recurrent.product = self.memory.input(product)
+            self.run(kernels.alone)
+
+
+def close(case: Case, found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    limit = {"f64": 1e-11, "f32": 1e-4, "f16": 4e-3, "bf16": 3e-2}[case.dtype]
+    wanted = wanted.to(found.dtype)
+    return bool((found - wanted).norm() <= limit * wanted.norm())
+
+
+def test_what_feeds_spikes_back_is_laid_out_as_in_c(host_cuda: HostCuda) -> None:
+    assert host_cuda.library.host_cuda_sizeof_recurrent() == ctypes.sizeof(RecurrentArgs)
+
+
+@each_dtype
+@pytest.mark.parametrize(("neuron", "reset"), [(n, r) for n, r in ALL if n.spikes()], ids=name)
+def test_spikes_fed_back(host_cuda: HostCuda, neuron: type[Neuron], reset: str, dtype: str) -> None:
+    """Every kind of pass; rows of less and more than a warp, and more rows than a block has; more steps than a chunk."""
+    base = Case(neuron, reset, dtype, ATAN if neuron.has_surrogate else None, T=18, N=3 * 5)
+    cases = [
+        (base, 3),
+        (replace(base, N=2 * 37, store_seq=True, T=17), 2),
+        (replace(base, tensors=True, init=False), 3),
+    ]
+    if neuron.conventions:
+        cases.append((replace(base, conventions=True), 3))
+    if neuron.has_surrogate and dtype in kernels.SMOOTH_DTYPES:
+        cases.append((replace(base, spiking=False, T=3), 3))
+    for case, rows in cases:
+        for diagonal in (False, True):
+            FedBack(case, rows, diagonal).check(host_cuda, exact=step.is_exact(neuron) and case.spiking)
+
+
+@pytest.mark.parametrize("size", [1, 32, 33, 64, 65, 130])
+def test_rows_of_any_length_fed_back(host_cuda: HostCuda, size: int) -> None:
+    FedBack(Case(LOOPS[0], surrogate=ATAN, T=4, N=2 * size), 2, False).check(host_cuda, exact=True)

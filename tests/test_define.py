@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_batch_norm_neuron
+import test_recurrent
 import torch
 from torch import Tensor
 
@@ -125,6 +127,34 @@ def test_what_is_tested_of_built_in_neurons(name: str, fresh_dynamo: None, devic
     test_checkpointing.test_saved_tensors_hooks(mine, device)
     test_amp.test_autocast_keeps_the_dtype_of_x(mine, torch.bfloat16, device)
     test_amp.test_network_under_autocast(mine, torch.bfloat16, device)
+
+
+@each_built_in
+def test_behind_a_batch_norm(name: str, device: str) -> None:
+    """As one operator: the function, the module, and what it is called by."""
+    mine = twin(name)
+    test_batch_norm_neuron.test_every_function(mine, device)
+    test_batch_norm_neuron.test_every_neuron(mine, device)
+    for role in ("{}_norm_forward", "_{}_norm_train", "{}_norm_backward"):
+        assert mine in getattr(torch.ops.snnkern, role.format(mine)).default._schema.name
+    x = noise((5, 3, 4), torch.float32, 1, device)
+    learned = {t.name: torch.tensor(0.4, device=device) for t in neuron_class(name).learned}
+    values, expected = (
+        getattr(functional, f"batch_norm_{n}")(
+            x, running_mean=None, running_var=None, training=True, with_sum=True, **learned
+        )
+        for n in (mine, name)
+    )
+    for a, b in zip(values, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["alif", "ilif", "plif"])
+def test_recurrent_layers(name: str, device: str) -> None:
+    mine = twin(name)
+    for reset in neuron_class(name).resets():
+        test_recurrent.test_like_the_reference(mine, reset, False, device)
+    test_recurrent.test_a_module_is_the_function(mine, device)
 
 
 @pytest.mark.parametrize("promise", ["ddp", "fsdp", "dtensor", "dtensor_time"])

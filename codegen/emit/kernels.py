@@ -5,6 +5,7 @@ surrogates/atan.h        gradient and primitive; surrogates/any.h: the one that 
 cpu/neurons/lif.cpp      the kernels of a neuron, which call a surrogate for a block of neurons
 cpu/surrogates/atan.cpp  these surrogates
 cuda/lif/shared.cu       the kernels that need no surrogate, and those for any: float64, tensor, smooth and general passes
+cuda/lif/recurrent.cu    the kernels that feed the spikes back to it, for any surrogate
 cuda/lif/norm.cu         the kernels of a plain pass with a BatchNorm in front; cuda/norm.cu: the BatchNorm alone
 cpu/recurrent.cpp        what feeds the spikes of any neuron back to it; cpu/norm.cpp: the BatchNorm in front of any
 cuda/lif/atan.cu         BPTT with this surrogate compiled in; of the usual surrogates also that of tensor and general passes
@@ -118,8 +119,12 @@ def files(selection: Selection | None = None) -> dict[str, str]:
         for part in dict.fromkeys((None, *chosen.of(neuron).surrogates)):
             out[f"cuda/{neuron.name}/{part.name if part else 'shared'}.cu"] = cuda_file(neuron, part, chosen.of(neuron))
         out[f"cuda/{neuron.name}/norm.cu"] = cuda_norm_file(neuron, chosen.of(neuron))
+        if neuron.spikes():
+            out[f"cuda/{neuron.name}/recurrent.cu"] = cuda_recurrent_file(neuron, chosen.of(neuron))
     out["cuda/norm.cu"] = cuda_norm()
     out["cpu/norm.cpp"] = cpu_norm()
+    out["cuda/packed.cu"] = packings("cuda")
+    out["cpu/packed.cpp"] = packings("cpu")
     out["cpu/recurrent.cpp"] = cpu_recurrent()
     out["cpu/table.cpp"] = cpu_table(chosen)
     out["cuda/table.cpp"] = cuda_table(chosen)
@@ -162,7 +167,7 @@ def _row(device: str, name: str, made: dict[Kernel, str], visible: str = "") -> 
         cells = ["{" + ", ".join(made.get((kind, r, d), "nullptr") for d in DTYPES) + "}" for r in RESETS]
         rows.append("    {" + ",\n     ".join(cells) + "},")
     lines = "\n".join(rows)
-    kernel = {"cpu": "CpuKernel", "cuda": "CudaKernel"}[device]
+    kernel = {"cpu": "CpuKernel", "cuda": "CudaKernel", "recurrent": "const CudaRecurrence*"}[device]
     return f"extern {visible}const Row<{kernel}> {name};\nconst Row<{kernel}> {name} = {{{{\n{lines}\n}}}};\n"
 
 
@@ -253,6 +258,33 @@ namespace snnkern::cuda {{
 """
 
 
+def cuda_recurrent_file(neuron: type[Neuron], chosen: Selection) -> str:
+    """The kernels of a neuron whose spikes are fed back. Sequences of 16 bits have those for float32."""
+    # Tensors have the general kernels as well, where the neuron has some: a step waits for other things.
+    whole = "general" if neuron.conventions else "tensor"
+    made: dict[Kernel, str] = {}
+    for name, (kind, is_backward) in PASSES.items():
+        if is_backward or kind == "norm" or (kind and kind not in kinds(neuron)):
+            continue
+        for reset in chosen.resets:
+            for dtype in SMOOTH_DTYPES:
+                built = dtype in chosen.dtypes or (dtype == "f32" and set(chosen.dtypes) != {"f64"})
+                if not built or (not kind and dtype == "f64"):
+                    continue
+                step = struct_name(neuron, reset, whole if kind in ("tensor", "general") else kind)
+                used = "AnySurrogate" if neuron.has_surrogate else "NoSurrogate"
+                made[name, reset, dtype] = f"&kRecurrence<{step}, {used}, {DTYPES[dtype]}>"
+    return f"""{HEADER}#include "../../../kernels/recurrent.cuh"
+#include "../../neurons/{neuron.name}.h"
+#include "../../surrogates/any.h"
+
+namespace snnkern::cuda {{
+
+{_row("recurrent", f"{neuron.name}_recurrent", made)}
+}}  // namespace snnkern::cuda
+"""
+
+
 def cuda_norm() -> str:
     """The BatchNorm alone, which no neuron is behind."""
     made = {
@@ -299,6 +331,29 @@ NORM_LOOPS = {
     "grad_input": ("int64_t t", "const void* gradient"),
     "leave": (),
 }
+
+
+def packings(device: str) -> str:
+    """Spikes in fewer bits, for each dtype."""
+    rows = [
+        "{"
+        + ", ".join(
+            "{" + ", ".join(f"&packing<{real}, {values}, {unpack}>" for values in (8, 1)) + "}"
+            for unpack in ("false", "true")
+        )
+        + "}"
+        for real in DTYPES.values()
+    ]
+    header = {"cpu": "packed_cpu.h", "cuda": "packed.cuh"}[device]
+    return f"""{HEADER}#include "../../kernels/{header}"
+
+namespace snnkern::{device} {{
+
+extern SNNKERN_EXPORT const Packings kPackings[kDtypes];
+const Packings kPackings[kDtypes] = {{{", ".join(rows)}}};
+
+}}  // namespace snnkern::{device}
+"""
 
 
 def cpu_norm() -> str:
@@ -494,7 +549,8 @@ namespace snnkern::cpu {{
 
 
 def cuda_table(chosen: Selection) -> str:
-    """[neuron][0: shared, 1 + surrogate, the last: with a BatchNorm] -> row, or null where this build has none."""
+    """[neuron][0: shared, 1 + surrogate, the last: with a BatchNorm] -> row, or null where this build has none; spikes fed back."""
+    recurrent = [[f"{n.name}_recurrent" if chosen.of(n).neurons and n.spikes() else ""] for n in NEURONS]
     cells = [
         [
             f"{n.name}_{s.name if s else 'shared'}"
@@ -510,23 +566,29 @@ def cuda_table(chosen: Selection) -> str:
 namespace snnkern::cuda {{
 
 {_table("Row<CudaKernel>", "kTable", cells)}
+{_table("Row<const CudaRecurrence*>", "kRecurrenceTable", recurrent)}
 }}  // namespace snnkern::cuda
 """
 
 
 def no_cuda() -> str:
-    """What cuda/table.cpp and cuda/norm.cu define, all of it null."""
+    """What cuda/table.cpp, cuda/norm.cu and cuda/packed.cu define, all of it null."""
     table = f"kTable[{len(NEURONS)}][{len(SURROGATES) + 2}]"
+    recurrent = f"kRecurrenceTable[{len(NEURONS)}][1]"
     return f"""{HEADER}#include "../../kernels/multistep.h"
 
 namespace snnkern::cuda {{
 
 extern SNNKERN_EXPORT const Row<CudaKernel>* const {table};
 const Row<CudaKernel>* const {table} = {{}};
+extern SNNKERN_EXPORT const Row<const CudaRecurrence*>* const {recurrent};
+const Row<const CudaRecurrence*>* const {recurrent} = {{}};
 extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;
 const Row<CudaKernel> norm_alone = {{}};
 extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];
 const CudaKernel norm_statistics[kDtypes] = {{}};
+extern SNNKERN_EXPORT const Packings kPackings[kDtypes];
+const Packings kPackings[kDtypes] = {{}};
 
 }}  // namespace snnkern::cuda
 """

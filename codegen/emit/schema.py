@@ -197,12 +197,15 @@ def registry() -> str:
         f"extern SNNKERN_EXPORT const Row<CpuKernel>* const kNeuronTable[{len(NEURONS)}][1];",
         f"extern SNNKERN_EXPORT const CpuSurrogate* const kSurrogateTable[{len(SURROGATES)}][1];",
         "extern SNNKERN_EXPORT const CpuNorm kNorm[kDtypes];",
+        "extern SNNKERN_EXPORT const Packings kPackings[kDtypes];",
         "extern SNNKERN_EXPORT const CpuRecurrence kRecurrence[kDtypes];",
         "}  // namespace cpu",
         "namespace cuda {",
         f"extern SNNKERN_EXPORT const Row<CudaKernel>* const kTable[{len(NEURONS)}][{len(SURROGATES) + 2}];",
+        f"extern SNNKERN_EXPORT const Row<const CudaRecurrence*>* const kRecurrenceTable[{len(NEURONS)}][1];",
         "extern SNNKERN_EXPORT const Row<CudaKernel> norm_alone;",
         "extern SNNKERN_EXPORT const CudaKernel norm_statistics[kDtypes];",
+        "extern SNNKERN_EXPORT const Packings kPackings[kDtypes];",
         "}  // namespace cuda\n",
     ]
     lines += _spec_table("kNeurons", NEURONS, False)
@@ -252,7 +255,8 @@ def _spec_table(name: str, neurons: Sequence[type[Neuron]], recurrent: bool) -> 
         )
         lines.append(f"     {len(every)},")
         lines += [f'     "{schema[role]}",' for role in ("forward", "train", "backward")]
-        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}]}},")
+        fed_back = f"cuda::kRecurrenceTable[{i}]" if recurrent else "nullptr"
+        lines.append(f"     cpu::kNeuronTable[{i}], cuda::kTable[{i}], {fed_back}}},")
     return [*lines, "};\n"]
 
 

@@ -187,6 +187,7 @@ def _step_struct(neuron: type[Neuron], reset: str, kind: str, t: Traced) -> str:
 struct {struct_name(neuron, reset, kind)} {{
   static constexpr int kStates = {len(states)}, kGradients = {len(wanted)}, kTape = {len(tape)};
   static constexpr bool kTensors = {cpp_bool(kind != "")}, kSmooth = {cpp_bool(kind == "smooth")}, kWide = {cpp_bool(_is_wide(kind, tape))};
+  static constexpr bool kBits = {cpp_bool(t.spike.op == "spike")};  // whether spikes are 0 or 1
   // What each function asks of the surrogate: 1 its gradient, 2 its primitive.
   static constexpr int kForwardAsks = {_asks(forward_text)}, kRecordAsks = {_asks(record_text)}, kBackwardAsks = {_asks(backward_text)};
   template <class R>

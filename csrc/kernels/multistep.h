@@ -87,6 +87,14 @@ struct RecurrentArgs {
   const void* backward;                  // a row for each k; null: no gradient goes this way
   const void *bias, *spike_init;         // [size], [N]; null: 0
   void* grad_input;                      // the gradient in x + z, a sequence
+  // On CUDA, where numbers that only the device knows stand for `finite`:
+  const void* check;    // a number that is 0 if all weights are finite, of the state dtype
+  Dtype dtype;          // of sequences that have x's
+  int rows, blocks;     // of a block or a cluster, and how many blocks that has
+  void* tape;           // [T, tape, N]: what BPTT needs of each step
+  void* carried;        // [carried, N]: of a neuron, between two launches for a step each
+  const void* product;  // [N]: the gradient that comes through the weights in the one step of a launch; null: 0
+  int64_t begin, end;   // the steps of a launch for neurons alone
 };
 
 namespace cpu {
@@ -238,6 +246,21 @@ struct CpuRecurrence {
 };
 // A CUDA kernel runs on a cudaStream_t; it returns an error text, or null.
 using CudaKernel = const char* (*)(const KernelArgs& args, void* stream);
+// A neuron whose spikes are fed back on CUDA, for states of one dtype; see recurrent.cuh.
+struct CudaRecurrence {
+  using Kernel = const char* (*)(const KernelArgs& args, RecurrentArgs recurrent, void* stream);
+  Kernel forward;
+  Kernel record;    // the tape
+  Kernel backward;  // all steps; null, or an empty text, where it cannot
+  Kernel alone;     // some steps of neurons without weights between them
+  int tape, carried;
+};
+
+// Packs `count` values, or unpacks them, see packed.h; it returns an error text, or null. The stream is CUDA's.
+using PackingKernel = const char* (*)(const void* from, void* to, int64_t count, void* stream);
+struct Packings {
+  PackingKernel pack[2], unpack[2];  // [0]: as bits; [1]: as bytes
+};
 
 // The kernels of one generated file; null where the file, or a restricted build, has none.
 template <class Kernel>

@@ -65,4 +65,16 @@ inline int64_t blocks(const KernelArgs& a, Shape shape) {
   return (threads + shape.threads() - 1) / shape.threads();
 }
 
+// ---- spikes that are fed back: see recurrent.cuh
+
+constexpr int kRowThreads = 1024, kResidentThreads = 512;  // most threads of a block
+constexpr int64_t kUsualMemory = 48 << 10;                 // of a block, in bytes, without asking for more
+constexpr int64_t kMostMemory = 64 << 10;                  // that every device has
+
+// Whether a block has room for a row, whose neurons have so many states of so many bytes.
+inline bool row_fits(int64_t neurons, int states, int element) {
+  constexpr int kRest = 4;  // bytes that are kept of a neuron besides its states and its spikes, and a little more
+  return (neurons + 32) * (int64_t(element) * (states + 2) + kRest) <= kMostMemory;
+}
+
 }  // namespace snnkern::cuda

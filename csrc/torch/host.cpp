@@ -721,7 +721,7 @@ void prepare(Call& call, const Tensor& x) {
 
 // As kernels read it. Its tensors must outlive the launch.
 struct Recurrence {
-  Tensor weight, forward, backward, bias, spike_init;
+  Tensor weight, forward, backward, bias, spike_init, check;
   RecurrentArgs args = {};
 };
 
@@ -746,6 +746,13 @@ Recurrence recurrence(const Call& call, const Tensor& x) {
     r.backward = padded(r.weight);
     r.args.finite = r.weight.sub(r.weight).sum().item<double>() == 0;
   }
+  if (r.weight.dim() == 2 && !x.is_cpu()) {
+    r.args.stride = r.args.size;
+    r.forward = r.weight.t().contiguous();
+    r.check = r.weight.mul(0).sum();
+    r.args.check = read_ptr(r.check);
+  }
+  r.args.dtype = call.dtype;
   r.args.forward = read_ptr(r.forward);
   r.args.backward = call.detach_recurrent ? nullptr : read_ptr(r.backward);
   r.args.bias = read_ptr(r.bias);
@@ -801,11 +808,28 @@ Tensor weighted_gradient(const Recurrence& r, const Tensor& gradient) {
   return r.weight.dim() == 1 ? gradient.mul(r.weight) : gradient.matmul(r.weight);
 }
 
-// The plan for CUDA, and for rows of neurons that do not fit in a block: a product and the neuron's own kernel for each
-// step. For the gradient, a library's product of the whole batch is faster than one of the rows of a block if those are
-// few. x is contiguous, and so are the steps.
-bool by_steps(const Tensor& x, bool is_backward) {
-  return !x.is_cpu() || x.size(-1) > (is_backward ? kCpuBlock / 2 - 1 : kCpuBlock);
+// The kernels that feed spikes back on CUDA; null where this build has none for the call: not for a neuron or surrogate
+// that was defined at run time, nor for parameters that change from step to step, nor for rows without an end.
+const CudaRecurrence* cuda_recurrence(const Call& call, const Tensor& x) {
+  const Dtype dtype = state_dtype(call.dtype);
+  bool in_time = false;
+  for (const Parameter& p : call.parameters) in_time |= p.in_time;
+  if (x.is_cpu() || !kBuild.cuda || !call.neuron.recurrence || in_time || (call.surrogate && call.surrogate->make) ||
+      !cuda::row_fits(x.size(-1), call.neuron.states, dtype == kF64 ? 8 : 4))
+    return nullptr;
+  const Pass pass = is_plain(call) && dtype == kF32 ? kForward
+                    : call.general                  ? kGeneralForward
+                    : !call.spiking                 ? kSmoothForward
+                                                    : kTensorForward;
+  return look_up(*call.neuron.recurrence, pass, call.reset, dtype);
+}
+
+// The plan for rows of neurons that do not fit in a block, and for CUDA where no kernel feeds the spikes back: a
+// product and the neuron's own kernel for each step. For the gradient, a library's product of the whole batch is faster
+// than one of the rows of a block if those are few. x is contiguous, and so are the steps.
+bool by_steps(const Call& call, const Tensor& x, bool is_backward) {
+  if (!x.is_cpu()) return !cuda_recurrence(call, x);
+  return x.size(-1) > (is_backward ? kCpuBlock / 2 - 1 : kCpuBlock);
 }
 
 // What runs by it.
@@ -960,6 +984,44 @@ class Steps {
   const at::ScalarType type_;
 };
 
+// What feeds the spikes back on CUDA, where it has kernels for that.
+void launch_recurrent(const Call& call, const KernelArgs& args, Recurrence& r, const Tensor& x,
+                      const Tensor& grad_input, bool is_backward) {
+  if (args.N == 0) return;
+  const CudaRecurrence& kernels = *cuda_recurrence(call, x);
+  void* const stream = c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device()).native_handle();
+  const auto run = [&](CudaRecurrence::Kernel kernel) {  // whether it can
+    const char* error = kernel(args, r.args, stream);
+    SNNKERN_CHECK(call, !error || !*error, "the CUDA launch failed: ", error);
+    return !error;
+  };
+  if (!is_backward) {
+    run(kernels.forward);
+    return;
+  }
+  const auto room = [&](int64_t count) { return at::empty({count * args.N}, x.options().dtype(state_type(x))); };
+  const Tensor tape = room(args.T * kernels.tape);
+  r.args.tape = tape.mutable_data_ptr();
+  run(kernels.record);
+  r.args.end = args.T;
+  if (!r.args.backward || r.args.stride == 0) {
+    run(kernels.alone);
+    return;
+  }
+  if (kernels.backward && run(kernels.backward)) return;
+  const Tensor carried = room(kernels.carried), product = room(1).view({-1, r.args.size});
+  r.args.carried = carried.mutable_data_ptr();
+  for (int64_t t = args.T - 1; t >= 0; --t) {
+    if (t + 1 < args.T) {
+      at::mm_out(const_cast<Tensor&>(product), grad_input.select(0, t + 1).flatten(0, -2), r.weight);
+      r.args.product = product.const_data_ptr();
+    }
+    r.args.begin = t;
+    r.args.end = t + 1;
+    run(kernels.alone);
+  }
+}
+
 // Those in weight_hh and bias_hh, if they are wanted, and spike_init, as far as they were given, from the gradients in
 // the neurons' input.
 void recurrent_gradients(const Call& call, const Recurrence& r, const Tensor& spikes, const Tensor& grad_input,
@@ -990,7 +1052,7 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
   c10::SmallVector<Tensor, kMaxStates> states;
   for (int k = 0; k < neuron.states; ++k) states.push_back(empty(x, call.args.store_seq ? kSequence : kStep, type));
   if (training) checkpoints = CheckpointLayout(neuron, x).empty(x);
-  if (!x.is_meta() && neuron.is_recurrent && by_steps(x, false)) {
+  if (!x.is_meta() && neuron.is_recurrent && by_steps(call, x, false)) {
     const Tensor steps = x.contiguous();
     prepare(call, steps);
     const Recurrence r = recurrence(call, steps);
@@ -1002,8 +1064,11 @@ void run_forward(const NeuronSpec& neuron, Stack& stack, bool training) {
     for (int k = 0; k < neuron.states; ++k) args.state[k] = states[k].mutable_data_ptr();
     if (training && checkpoint_count(args.T) > 0) args.checkpoints = checkpoints.mutable_data_ptr();
     if (neuron.is_recurrent) {
-      const Recurrence r = recurrence(call, x);
-      launch(call, args, false, &r.args);
+      Recurrence r = recurrence(call, x);
+      if (x.is_cpu())
+        launch(call, args, false, &r.args);
+      else
+        launch_recurrent(call, args, r, x, Tensor(), false);
     } else {
       launch(call, args, false);
     }
@@ -1374,7 +1439,7 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
   }
   const Tensor weight = norm.weight, bias = norm.bias, residual = norm.residual;
   if (!x.is_meta()) {
-    const bool steps = neuron.is_recurrent && by_steps(x, true);
+    const bool steps = neuron.is_recurrent && by_steps(call, x, true);
     const Tensor own = steps ? x.contiguous() : x;
     prepare(call, own);
     if (with_norm) prepare(call, norm, x);
@@ -1412,6 +1477,8 @@ void run_backward(const NeuronSpec& neuron, Stack& stack, bool with_norm) {
       args.norm.grad_y = read_ptr(grad_sum);
       if (x.numel() == 0) sums.zero_();
       launch_normed_backward(call, norm, args, x, residual.defined() ? grad_residual : Tensor(), sums, batch);
+    } else if (neuron.is_recurrent && !x.is_cpu()) {
+      if (!steps) launch_recurrent(call, args, r, x, grad_input, true);
     } else if (!steps) {
       launch(call, args, true, neuron.is_recurrent ? &r.args : nullptr);
     }
@@ -1549,6 +1616,56 @@ const Info* snnkern_info() {
                               return found == combinations->end() ? "" : found->second.c_str();
                             }};
   return &info;
+}
+
+namespace {
+
+// From the memory of one tensor to that of another, `count` values of `type`, for tensors on one device.
+void run_packing(bool unpack, bool as_bytes, at::ScalarType type, const Tensor& from, const Tensor& to, int64_t count) {
+  const auto dtype = dtype_of(type);
+  TORCH_CHECK_TYPE(dtype, "snnkern.packed_spikes: spikes must be ", dtype_names(), ", got ", type);
+  if (from.is_meta() || count == 0) return;
+  const Packings& row = from.is_cpu() ? cpu::kPackings[*dtype] : cuda::kPackings[*dtype];
+  const PackingKernel kernel = (unpack ? row.unpack : row.pack)[as_bytes];
+  TORCH_CHECK(kernel, "snnkern.packed_spikes: a tensor on ", from.device(),
+              " needs a snnkern that was built with CUDA there");
+  const char* source = static_cast<const char*>(from.const_data_ptr());
+  char* target = static_cast<char*>(to.mutable_data_ptr());
+  if (!from.is_cpu()) {
+    const c10::DeviceGuard guard(from.device());
+    void* const stream = c10::impl::VirtualGuardImpl(from.device().type()).getStream(from.device()).native_handle();
+    const char* error = kernel(source, target, count, stream);
+    TORCH_CHECK(!error, "snnkern.packed_spikes: the CUDA launch failed: ", error);
+    return;
+  }
+  constexpr int64_t kBytes = 4096;  // a share
+  const int64_t values = as_bytes ? 1 : 8, element = static_cast<int64_t>(c10::elementSize(type));
+  const int64_t bytes = (count + values - 1) / values;
+  at::parallel_for(0, (bytes + kBytes - 1) / kBytes, 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kBytes, end = std::min(last * kBytes, bytes);
+    const int64_t at_values = begin * values * element;
+    kernel(source + (unpack ? begin : at_values), target + (unpack ? at_values : begin),
+           std::min(end * values, count) - begin * values, nullptr);
+  });
+}
+
+}  // namespace
+
+Tensor pack_spikes(const Tensor& values, bool as_bytes) {
+  TORCH_CHECK(values.is_non_overlapping_and_dense(), "snnkern._pack_spikes: values must be dense");
+  const c10::SymInt count = values.sym_numel();
+  const Tensor out = at::empty_symint({as_bytes ? count : (count + 7) / 8}, values.options().dtype(at::kByte));
+  run_packing(false, as_bytes, values.scalar_type(), values, out, values.is_meta() ? 0 : values.numel());
+  return out;
+}
+
+void unpack_spikes(const Tensor& packed, bool as_bytes, Tensor& out) {
+  TORCH_CHECK(out.is_non_overlapping_and_dense(), "snnkern._unpack_spikes: size and stride must be dense");
+  const c10::SymInt count = out.sym_numel();
+  TORCH_CHECK(packed.scalar_type() == at::kByte && packed.is_contiguous() &&
+                  packed.sym_numel() == (as_bytes ? count : (count + 7) / 8),
+              "snnkern._unpack_spikes: packed does not hold ", count, " values");
+  run_packing(true, as_bytes, out.scalar_type(), packed, out, out.is_meta() ? 0 : out.numel());
 }
 
 }  // namespace snnkern

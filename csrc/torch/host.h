@@ -42,6 +42,11 @@ void norm_forward(const NormSpec& norm, Stack& stack);
 void norm_train(const NormSpec& norm, Stack& stack);
 void norm_backward(const NormSpec& norm, Stack& stack);
 
+// Spikes in fewer bits: the values of a dense tensor in the order of its memory, as bits or, with as_bytes, as bytes.
+at::Tensor pack_spikes(const at::Tensor& values, bool as_bytes);
+// `out` gets them back. It is dense, of the shape and strides of what was packed.
+void unpack_spikes(const at::Tensor& packed, bool as_bytes, at::Tensor& out);
+
 // A surrogate that operators find from now on under its name, and under `key`, which no other will have.
 void add_surrogate(const SurrogateSpec& surrogate, const char* key);
 

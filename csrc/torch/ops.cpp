@@ -6,7 +6,10 @@
 //   lif_recurrent_forward, _lif_recurrent_train, lif_recurrent_backward   the same with the spikes fed back
 // and, for the modules in TorchScript,
 //   _in_backward   whether a backward pass runs on this thread
+// and, for snnkern.packed_spikes,
+//   _pack_spikes, _unpack_spikes
 // Autocast needs no kernel: x_seq keeps its dtype, and the host casts an initial state of any floating dtype.
+#include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
@@ -20,6 +23,7 @@
 namespace {
 
 using namespace snnkern;
+using at::Tensor;
 
 template <auto function, class Neuron>
 torch::CppFunction boxed(const Neuron& neuron) {
@@ -85,6 +89,18 @@ void implement_autograd(torch::Library& m, const NeuronSpec& neuron) {
   record(m, *new Differentiable(norm), Names(norm));
 }
 
+Tensor unpacked(const Tensor& packed, c10::SymIntArrayRef size, c10::SymIntArrayRef stride, at::ScalarType dtype,
+                bool as_bytes) {
+  Tensor out = at::empty_strided_symint(size, stride, packed.options().dtype(dtype));
+  unpack_spikes(packed, as_bytes, out);
+  return out;
+}
+
+void implement_packing(torch::Library& m) {
+  m.impl("_pack_spikes", &pack_spikes);
+  m.impl("_unpack_spikes", &unpacked);
+}
+
 template <class Function>
 void for_all(torch::Library& m, const Function& function) {
   for (const NeuronSpec& neuron : kNeurons) function(m, neuron);
@@ -98,10 +114,22 @@ TORCH_LIBRARY(snnkern, m) {
   // CONSERVATIVE: without an argument, TorchScript would take it for a constant.
   m.def(torch::schema("_in_backward() -> bool", c10::AliasAnalysisKind::CONSERVATIVE),
         [] { return torch::autograd::get_current_graph_task_id() != -1; });
+  m.def("_pack_spikes(Tensor values, bool as_bytes) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("_unpack_spikes(Tensor packed, SymInt[] size, SymInt[] stride, ScalarType dtype, bool as_bytes) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
 }
-TORCH_LIBRARY_IMPL(snnkern, CPU, m) { for_all(m, implement); }
-TORCH_LIBRARY_IMPL(snnkern, CUDA, m) { for_all(m, implement); }
-TORCH_LIBRARY_IMPL(snnkern, Meta, m) { for_all(m, implement); }
+TORCH_LIBRARY_IMPL(snnkern, CPU, m) {
+  for_all(m, implement);
+  implement_packing(m);
+}
+TORCH_LIBRARY_IMPL(snnkern, CUDA, m) {
+  for_all(m, implement);
+  implement_packing(m);
+}
+TORCH_LIBRARY_IMPL(snnkern, Meta, m) {
+  for_all(m, implement);
+  implement_packing(m);
+}
 TORCH_LIBRARY_IMPL(snnkern, Autograd, m) { for_all(m, implement_autograd); }
 
 // Neurons and surrogates that are defined at run time; see snnkern/define.py. What is given must stay where it is: the

@@ -89,6 +89,7 @@ struct NeuronSpec {
   // that the neuron was defined at run time.
   const Row<CpuKernel>* const* cpu;    // [1]
   const Row<CudaKernel>* const* cuda;  // [0: those without a surrogate or for any, 1 + index of a surrogate]
+  const Row<const CudaRecurrence*>* const* recurrence;  // [1]: of a pass forward, and back as well; f32 and f64
 
   bool is_built_in() const { return cpu; }
   // How many arguments the backward operator has before those of the forward: gradients, and what was kept.

@@ -40,7 +40,9 @@ class LinearRecurrentContainer(Converted, layer.LinearRecurrentContainer):
             self.y = self.y.detach()
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs or not self._is_fused() or x_seq.dim() < 3:
+        y = self.y
+        fits = y is None or y.shape == x_seq.shape[1:]  # else SpikingJelly says what is wrong
+        if args or kwargs or not fits or not self._is_fused() or x_seq.dim() < 3:
             return super().multi_step_forward(x_seq, *args, **kwargs)
         return call_with_states(self, self._sequence, x_seq)
 
@@ -58,8 +60,9 @@ class LinearRecurrentContainer(Converted, layer.LinearRecurrentContainer):
 
     def _sequence(self, x_seq: Tensor) -> Tensor:
         size = self.rc.out_features
-        (y,) = self.materialize_states((x_seq,), (self.y,), "m")
-        function = functools.partial(self.sub_module.fused.recurrent, weight_hh=self.rc.weight[:, size:], spike_init=y)
+        function = functools.partial(
+            self.sub_module.fused.recurrent, weight_hh=self.rc.weight[:, size:], spike_init=self.y
+        )
         current = torch.nn.functional.linear(x_seq, self.rc.weight[:, :size], self.rc.bias)
         spikes, _ = call_with_states(self.sub_module, self.sub_module._call, function, current, several=False)
         self.y = spikes[-1].clone()  # no view, which functional.detach_net could not detach

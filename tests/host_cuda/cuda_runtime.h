@@ -48,6 +48,22 @@ class HostBarrier {
 };
 inline HostBarrier host_barrier;
 inline void __syncthreads() { host_barrier.wait(); }
+alignas(16) inline char host_shared[128 << 10];  // what a launch asks for; aligned as there
+
+// A warp's threads wait for one another where they vote.
+constexpr unsigned kHostWarp = 32, kHostThreads = 1024;
+inline HostBarrier host_warp_barrier[kHostThreads / kHostWarp];
+inline bool host_vote[kHostThreads];
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  const unsigned warp = threadIdx.x / kHostWarp;
+  host_vote[threadIdx.x] = vote;
+  host_warp_barrier[warp].wait();
+  unsigned all = 0;
+  for (unsigned lane = 0; lane < kHostWarp; ++lane) all |= unsigned(host_vote[warp * kHostWarp + lane]) << lane;
+  host_warp_barrier[warp].wait();
+  return all;
+}
+inline int __popc(unsigned word) { return __builtin_popcount(word); }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -55,31 +71,55 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 
 using cudaStream_t = struct CUstream_st*;
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     int programmaticStreamSerializationAllowed;
+    dim3 clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   unsigned long dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  cudaLaunchAttribute* attrs =
-      nullptr;  // a launch that has them waits for the threads of a block, and needs them all at once
+  // A launch that has some, or asks for memory of a block, waits for the threads of a block: it needs them all at once.
+  cudaLaunchAttribute* attrs = nullptr;
   unsigned numAttrs = 0;
 };
 
 // None: any number of threads fills them, and a launch takes the widest vectors that fit.
 inline int host_multiprocessors = 0;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = host_multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? sizeof(host_shared)
+           : which == cudaDevAttrMultiProcessorCount        ? host_multiprocessors
+                                                            : 0;
+  return cudaSuccess;
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int, size_t) {
+  *blocks = 1;
+  return cudaSuccess;
+}
+
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, Kernel, const cudaLaunchConfig_t*) {
+  *clusters = 0;
   return cudaSuccess;
 }
 
@@ -98,8 +138,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   host_launch.stream = config->stream;
   gridDim = config->gridDim;
   blockDim = config->blockDim;
-  if (config->attrs) {
+  if (config->attrs || config->dynamicSmemBytes) {
+    if (config->dynamicSmemBytes > sizeof(host_shared)) return cudaErrorInvalidConfiguration;
     host_barrier.start(blockDim.x * blockDim.y);
+    for (HostBarrier& warp : host_warp_barrier) warp.start(kHostWarp);
     for (unsigned block = 0; block < gridDim.x * gridDim.y && host_launch.run; ++block) {
       std::vector<std::thread> threads;
       for (unsigned thread = 0; thread < blockDim.x * blockDim.y; ++thread) {
@@ -114,7 +156,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return cudaSuccess;
   }
   const unsigned threads = gridDim.x * blockDim.x;
-  if (threads == 0 || blockDim.x > 1024 || config->dynamicSmemBytes > 48 * 1024) return cudaErrorInvalidConfiguration;
+  if (threads == 0 || blockDim.x > kHostThreads) return cudaErrorInvalidConfiguration;
   for (unsigned i = 0; i < threads && host_launch.run; ++i) {
     const unsigned thread = host_launch.reversed ? threads - 1 - i : i;
     blockIdx.x = thread / blockDim.x;

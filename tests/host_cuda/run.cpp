@@ -23,6 +23,14 @@ const char* host_cuda(int neuron, int surrogate, int pass, int reset, int dtype,
   return kernel ? kernel(*args, stream) : "this build leaves out the kernel";
 }
 
+size_t host_cuda_sizeof_recurrent() { return sizeof(RecurrentArgs); }
+
+// What feeds the spikes of a neuron back to it; null where this build has none.
+const CudaRecurrence* host_cuda_recurrence(int neuron, int pass, int reset, int dtype) {
+  const Row<const CudaRecurrence*>* row = cuda::kRecurrenceTable[neuron][0];
+  return row ? row->kernel[pass][reset][dtype] : nullptr;
+}
+
 void host_cuda_mode(bool run, bool reversed) {
   host_launch.run = run;
   host_launch.reversed = reversed;
