@@ -267,8 +267,8 @@ struct GradientSums {
   static __device__ __forceinline__ R* result(const KernelArgs& a) { return static_cast<R*>(a.norm.sums); }
 };
 
-// Count, mean, and the sum of squares about it. Means are differences to one value of the channel, which waits where the
-// result goes: far from zero, rounded means would not tell the parts of a channel apart.
+// Count, mean, and the sum of squares about it. Means are differences to one value of the channel, which waits where
+// the result goes: far from zero, rounded means would not tell the parts of a channel apart.
 template <class R>
 struct Moments {
   R count, mean, squares;

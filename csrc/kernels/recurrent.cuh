@@ -850,12 +850,16 @@ ResidentPlan resident_plan(const KernelArgs& a, RecurrentArgs r, Kernel kernel) 
   return asked.plan;
 }
 
-// Returns an empty text where the weights do not fit.
+// With more rows than these for a cluster it is quicker to read the weights at each step: a cluster's rows wait for one
+// another, and those of other blocks do not.
+constexpr int kMostRowsOfACluster = 12;
+
+// Returns an empty text where the weights do not fit, or another plan is quicker.
 template <template <class> class Memory, class Neuron, class Surrogate>
 const char* resident(const KernelArgs& a, RecurrentArgs r, void* stream,
                      RecurrentKernel<Neuron, Surrogate, float> kernel) {
   const ResidentPlan plan = resident_plan<Memory, Neuron>(a, r, kernel);
-  if (plan.blocks == 0) return "";
+  if (plan.blocks == 0 || (plan.blocks > 1 && plan.rows > kMostRowsOfACluster)) return "";
   r.blocks = plan.blocks;
   r.rows = plan.rows;
   const Resident all(r);
