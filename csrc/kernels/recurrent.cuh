@@ -801,7 +801,11 @@ inline int resident_blocks(int64_t neurons) {
   return 0;
 }
 
+// With more rows than these for a cluster, it is quicker to read the weights at each step.
+constexpr int kMostRowsOfACluster = 12;
+
 // The fewest rows with which all blocks run at once: a block that waits for another to end waits for all its steps.
+// None where another plan is quicker.
 template <template <class> class Memory, class Neuron, class Kernel>
 ResidentPlan resident_plan(const KernelArgs& a, RecurrentArgs r, Kernel kernel) {
   struct Known {
@@ -845,21 +849,19 @@ ResidentPlan resident_plan(const KernelArgs& a, RecurrentArgs r, Kernel kernel) 
       fit = capacity(rows);
     }
     asked.plan.rows = static_cast<int>(rows);
+    const int64_t clusters = fit / rows;
+    if (asked.plan.blocks > 1 && asked.rows > kMostRowsOfACluster * clusters) asked.plan.blocks = 0;
   }
   last = asked;
   return asked.plan;
 }
-
-// With more rows than these for a cluster it is quicker to read the weights at each step: a cluster's rows wait for one
-// another, and those of other blocks do not.
-constexpr int kMostRowsOfACluster = 12;
 
 // Returns an empty text where the weights do not fit, or another plan is quicker.
 template <template <class> class Memory, class Neuron, class Surrogate>
 const char* resident(const KernelArgs& a, RecurrentArgs r, void* stream,
                      RecurrentKernel<Neuron, Surrogate, float> kernel) {
   const ResidentPlan plan = resident_plan<Memory, Neuron>(a, r, kernel);
-  if (plan.blocks == 0 || (plan.blocks > 1 && plan.rows > kMostRowsOfACluster)) return "";
+  if (plan.blocks == 0) return "";
   r.blocks = plan.blocks;
   r.rows = plan.rows;
   const Resident all(r);
