@@ -1,8 +1,8 @@
 """python -m benchmarks.networks: training steps of SpikingJelly's own networks, with nothing but the neurons swapped.
 
 SpikingJelly runs as it comes and as its PrecisionConfig makes it, with fused kernels that keep float32 or bfloat16; snnkern
-runs behind `snnkern.convert`, behind `snnkern.fuse` too, and within `snnkern.packed_spikes` as well. Images a second, time on the GPU, time that the calling thread
-is busy, peak memory, and the losses of three deterministic steps from the same weights. Each case and peer runs in a process
+runs behind `snnkern.convert`, behind `snnkern.fuse` too, and within `snnkern.packed_spikes` as well. Images a second, time on the
+GPU, time that the calling thread is busy, peak memory, and the losses of three deterministic steps from the same weights. Each case and peer runs in a process
 of its own, which may take a limited time. `--table` writes a file of results as a table.
 """
 

@@ -485,8 +485,8 @@ class _Shapes(torch.fx.Interpreter):
 def export(net: torch.nn.Module, sample: Tensor, *, dt: float = 1e-4) -> Any:
     """A network as a graph of NIR.
 
-    Neurons: IF, LIF, ParametricLIF, CuBaLIF, LI, CuBaLI, with a value for each neuron, and the recurrent layers of these. Layers: Linear, Conv1d, Conv2d, AvgPool2d,
-    Flatten, PerStep, Sequential, sums of branches; Dropout and Identity are left out. The states of the network are left alone.
+    Neurons: IF, LIF, ParametricLIF, CuBaLIF, LI, CuBaLI, with a value for each neuron, and the recurrent layers of these. Layers:
+    Linear, Conv1d, Conv2d, AvgPool2d, Flatten, PerStep, Sequential, sums of branches; Dropout and Identity are left out. The states of the network are left alone.
 
     Args:
         net: a network of snnkern.nn that torch.fx can trace
@@ -653,7 +653,8 @@ def load(graph: Any, *, dt: float = 1e-4, strict: bool = True) -> torch.nn.Modul
     """A network of snnkern from a graph of NIR.
 
     A chain of nodes becomes a torch.nn.Sequential, another graph a Network. A neuron whose spikes come back through weights becomes a
-    recurrent layer, as RecurrentLIF, and another cycle a Recurrence, which runs step by step. Input and output are [T, N, ...]. A neuron with a resistance or a leak that its module has no argument for gets a Drive.
+    recurrent layer, as RecurrentLIF, and another cycle a Recurrence, which runs step by step. Input and output are [T, N, ...]. A
+    neuron with a resistance or a leak that its module has no argument for gets a Drive.
 
     Args:
         graph: nir.NIRGraph, or the path of a file of it
