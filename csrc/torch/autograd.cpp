@@ -45,8 +45,6 @@ constexpr bool gets_gradient(int norm_tensor) {
   return norm_tensor != NormSpec::kMean && norm_tensor != NormSpec::kVar;
 }
 
-constexpr size_t kWeights = 2;  // of the arguments of Kind::kRecurrent: weight_hh and bias_hh
-
 struct Backward : Node {
   explicit Backward(const Differentiable& operators) : operators(operators), neuron(operators.neuron) {}
 
@@ -108,7 +106,7 @@ struct Backward : Node {
       bool wanted = false;
       size_t input = 0, fed = 0;
       for (const Argument& argument : neuron) {
-        if (argument.kind == Kind::kRecurrent) wanted |= fed++ < kWeights && is_wanted(input);
+        if (argument.kind == Kind::kRecurrent) wanted |= fed++ < kSpikeInit && is_wanted(input);
         input += is_differentiable(argument.kind);
       }
       stack.emplace_back(wanted);

@@ -49,9 +49,6 @@ struct Parameter {
   bool like_x;   // it also has one for each neuron, and the type of x
 };
 
-// What feeds the spikes back: the arguments of Kind::kRecurrent.
-enum { kWeight, kBias, kSpikeInit, kRecurrents };
-
 // An operator's arguments, checked; tensors as the caller gave them.
 struct Call {
   const NeuronSpec& neuron;

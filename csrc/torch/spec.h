@@ -58,6 +58,9 @@ struct Argument {
   double usual;
 };
 
+// What feeds the spikes back: the arguments of Kind::kRecurrent, the weights first.
+enum { kWeight, kBias, kSpikeInit, kRecurrents };
+
 // A kernel to compile at run time: one of a neuron that was defined then, with a surrogate that was, or for parameters
 // that change from step to step.
 struct Wanted {
